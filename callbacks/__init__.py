@@ -1,0 +1,1 @@
+"""What listens to documents: the dispatcher, the recorder, the catalog, live plots."""

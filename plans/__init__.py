@@ -1,0 +1,1 @@
+"""What the user asks for: fly-scan plans and the geometry beneath them."""

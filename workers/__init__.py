@@ -1,0 +1,1 @@
+"""What runs on compute nodes: ingest, broker, workers, sink, and the messages between them."""

@@ -1,0 +1,96 @@
+"""Recipes: which reducer, on which detector, with which parameters; and the hash that stands for them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from .errors import ReductionError
+from .reducers.base import Reducer
+from .wire.messages import Name, RecipeSpec
+
+
+class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
+    """What ``md["recipes"]`` holds, one per stream of the processed run.
+
+    >>> Recipe("positions", "columns", "pilc").source
+    'pilc'
+    """
+
+    name: Name
+    reducer: Name
+    source: Name
+    params: Annotated[dict[str, Any], Meta(max_length=64)] = {}
+
+    def spec(self) -> RecipeSpec:
+        """Return the recipe as it travels."""
+        return RecipeSpec(self.name, self.reducer, canonical(self.params))
+
+
+def canonical(value: Any) -> bytes:
+    """Return JSON with sorted keys and no spaces: equal values, equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def parse(value: Any) -> tuple[Recipe, ...]:
+    """Return the recipes in ``md["recipes"]``: a list of mappings or of :class:`Recipe`.
+
+    Raises
+    ------
+    ReductionError
+        One isn't a recipe, its reducer isn't installed, its parameters are wrong, or two have the same name.
+    """
+    if isinstance(value, Mapping | str | bytes) or not isinstance(value, Iterable):
+        raise ReductionError(f"recipes: expected a list of recipes, got {type(value).__name__}")
+    recipes = []
+    for number, item in enumerate(value):
+        try:
+            plain = msgspec.to_builtins(item) if isinstance(item, Recipe) else dict(item)
+            recipes.append(msgspec.convert(plain, Recipe))
+        except (msgspec.ValidationError, TypeError, ValueError) as error:
+            raise ReductionError(f"recipe {number}: {error}") from None
+    names = [recipe.name for recipe in recipes]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ReductionError(f"recipes: {', '.join(twice)} stands twice; give each its own name")
+    for recipe in recipes:
+        build(recipe.spec())
+    return tuple(recipes)
+
+
+@cache
+def reducer_class(name: str) -> type[Reducer]:
+    """Return the installed reducer of that entry-point name; nothing else can be named over a wire."""
+    found = {point.name: point for point in entry_points(group="haltere.reducers")}
+    if name not in found:
+        raise ReductionError(f"reducer {name!r} isn't installed; there are {', '.join(sorted(found))}")
+    loaded = found[name].load()
+    if not (isinstance(loaded, type) and issubclass(loaded, Reducer)):
+        raise ReductionError(f"reducer {name!r}: {loaded!r} isn't a haltere Reducer")
+    return loaded
+
+
+def build(spec: RecipeSpec) -> Reducer:
+    """Return the recipe's reducer, parameters checked, not set up."""
+    try:
+        params = json.loads(spec.params)
+        return reducer_class(spec.reducer)(**params)
+    except ReductionError as error:
+        raise ReductionError(f"recipe {spec.name}: {error}") from None
+    except TypeError as error:
+        raise ReductionError(f"recipe {spec.name}: reducer {spec.reducer}: {error}") from None
+
+
+def cfg_hash(recipes: Sequence[RecipeSpec]) -> str:
+    """Return 16 hex digits that stand for these recipes, their parameters and their reducers' versions."""
+    digest = hashlib.sha256()
+    for spec in sorted(recipes, key=lambda each: each.name):
+        version = reducer_class(spec.reducer).version
+        digest.update(canonical([spec.name, spec.reducer, version, json.loads(spec.params)]))
+    return digest.hexdigest()[:16]
