@@ -66,7 +66,7 @@ class Message(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
 # --- meeting ---------------------------------------------------------------------------------------------------------
 
 
-class Hello(Message, tag="HELLO"):
+class Hello(Message, frozen=True, tag="HELLO"):
     """``Hello(1, "worker", "worker-1", 1732271334000)``: session grows each time the sender starts anew."""
 
     version: Annotated[int, Meta(ge=VERSION, le=VERSION)]
@@ -75,7 +75,7 @@ class Hello(Message, tag="HELLO"):
     session: Serial
 
 
-class Welcome(Message, tag="WELCOME"):
+class Welcome(Message, frozen=True, tag="WELCOME"):
     """``Welcome(1, 1732271330000, 5000, 500)``: epoch grows each time the broker or sink starts anew.
 
     A ``lease_ms`` of 0 means: I don't know your session, say Hello with a new one.
@@ -90,7 +90,7 @@ class Welcome(Message, tag="WELCOME"):
 # --- what exists, from the documents ---------------------------------------------------------------------------------
 
 
-class RunOpen(Message, tag="RUN_OPEN"):
+class RunOpen(Message, frozen=True, tag="RUN_OPEN"):
     """A run has begun. ``start`` is its start document as JSON (large values left out beyond 48 kB)."""
 
     serial: Serial
@@ -128,7 +128,7 @@ class LiveLane(Struct, array_like=True, frozen=True, forbid_unknown_fields=True)
     key: Name
 
 
-class StreamOpen(Message, tag="STREAM_OPEN"):
+class StreamOpen(Message, frozen=True, tag="STREAM_OPEN"):
     """A detector's frames are wanted, by these recipes. Without a live lane its file is the only lane.
 
     ``cfg`` is the hash of the recipes (:func:`haltere.workers.recipes.cfg_hash`); ``batch`` fixes the boundaries.
@@ -155,7 +155,7 @@ class FileSpan(Struct, array_like=True, frozen=True, forbid_unknown_fields=True)
     offset: Index
 
 
-class Expect(Message, tag="EXPECT"):
+class Expect(Message, frozen=True, tag="EXPECT"):
     """Frames ``[first, stop)`` were promised by ``stream_datum``; ``files`` says where each data key has them."""
 
     serial: Serial
@@ -173,7 +173,7 @@ class StreamTotal(Struct, array_like=True, frozen=True, forbid_unknown_fields=Tr
     n: Index
 
 
-class RunClose(Message, tag="RUN_CLOSE"):
+class RunClose(Message, frozen=True, tag="RUN_CLOSE"):
     """The run has ended. ``stop`` is its stop document as JSON."""
 
     serial: Serial
@@ -183,7 +183,7 @@ class RunClose(Message, tag="RUN_CLOSE"):
     stop: Annotated[bytes, Meta(max_length=32 * 1024)]
 
 
-class Ack(Message, tag="ACK"):
+class Ack(Message, frozen=True, tag="ACK"):
     """Control messages of dispatcher ``session`` up to ``serial`` are on disk."""
 
     session: Serial
@@ -193,7 +193,7 @@ class Ack(Message, tag="ACK"):
 # --- frames ----------------------------------------------------------------------------------------------------------
 
 
-class Connect(Message, tag="CONNECT"):
+class Connect(Message, frozen=True, tag="CONNECT"):
     """Pull frames from this endpoint, in this protocol."""
 
     endpoint: Annotated[str, Meta(max_length=256)]
@@ -209,7 +209,7 @@ class Block(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     encoding: Name
 
 
-class Frames(Message, tag="FRAMES"):
+class Frames(Message, frozen=True, tag="FRAMES"):
     """Frames of ``series`` are in the shared memory named ``ring``."""
 
     endpoint: Annotated[str, Meta(max_length=256)]
@@ -220,7 +220,7 @@ class Frames(Message, tag="FRAMES"):
     blocks: Annotated[list[Block], Meta(min_length=1, max_length=256)]
 
 
-class Dropped(Message, tag="DROPPED"):
+class Dropped(Message, frozen=True, tag="DROPPED"):
     """Frames of ``series`` came and were let go: ``reason`` is e.g. ``"ring full"`` or ``"chaos"``."""
 
     endpoint: Annotated[str, Meta(max_length=256)]
@@ -229,7 +229,7 @@ class Dropped(Message, tag="DROPPED"):
     reason: Name
 
 
-class Free(Message, tag="FREE"):
+class Free(Message, frozen=True, tag="FREE"):
     """These blocks of the ring, by their offsets, may be reused."""
 
     ring: Name
@@ -239,7 +239,7 @@ class Free(Message, tag="FREE"):
 # --- work ------------------------------------------------------------------------------------------------------------
 
 
-class Credit(Message, tag="CREDIT"):
+class Credit(Message, frozen=True, tag="CREDIT"):
     """I take work up to ``limit`` units in all since this session began (cumulative)."""
 
     session: Serial
@@ -264,7 +264,7 @@ class Absent(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     reason: Text
 
 
-class Work(Message, tag="WORK"):
+class Work(Message, frozen=True, tag="WORK"):
     """Reduce frames ``[first, first + n)``: from ``ring``, else from ``files``; those ``absent`` not at all.
 
     ``token`` is unique per dispatch. With ``isolate`` the frames go one by one, so that the one that kills a worker
@@ -283,14 +283,14 @@ class Work(Message, tag="WORK"):
     isolate: bool = False
 
 
-class Beat(Message, tag="BEAT"):
+class Beat(Message, frozen=True, tag="BEAT"):
     """I live. ``busy`` is the token of the unit being executed, −1 for none (waiting is not hanging)."""
 
     session: Serial
     busy: Annotated[int, Meta(ge=-1, lt=2**62)] = -1
 
 
-class Nack(Message, tag="NACK"):
+class Nack(Message, frozen=True, tag="NACK"):
     """A unit failed as a whole. ``frame`` names the frame that was being reduced, −1 if unknown.
 
     ``retryable``: the fault may pass (a file that is late); otherwise it is the frame's own.
@@ -306,7 +306,7 @@ class Nack(Message, tag="NACK"):
     retryable: bool
 
 
-class Bye(Message, tag="BYE"):
+class Bye(Message, frozen=True, tag="BYE"):
     """I leave: take my work back."""
 
     session: Serial
@@ -336,7 +336,7 @@ class ArraySpec(Struct, array_like=True, frozen=True, forbid_unknown_fields=True
     offset: Index
 
 
-class Result(Message, tag="RESULT"):
+class Result(Message, frozen=True, tag="RESULT"):
     """A batch, reduced. ``status`` has one byte per frame; ``reasons`` explain those not live or backfilled."""
 
     run: Uid
@@ -351,7 +351,7 @@ class Result(Message, tag="RESULT"):
     arrays: Annotated[list[ArraySpec], Meta(max_length=512)]
 
 
-class Done(Message, tag="DONE"):
+class Done(Message, frozen=True, tag="DONE"):
     """These frames are on disk. ``full``: this is everything that is, not only what's new."""
 
     run: Uid
