@@ -1,0 +1,52 @@
+# Two commands on a fresh machine: `make demo`, `make test`. Each makes .venv first if it isn't there.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test check bench docs clean
+help:
+	@echo "make demo    fly the simulated beamline once: scan, reduction, catalog, NeXus file"
+	@echo "make test    run the tests"
+	@echo "make check   format, lint, types, import contracts"
+	@echo "make bench   measure the path (haltere bench path)"
+	@echo "make docs    build the documentation into docs/_build/html"
+	@echo "make clean   remove what these made"
+
+demo: $(READY)
+	$(BIN)/haltere demo
+
+test: $(READY)
+	$(BIN)/pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/haltere bench path
+
+docs: $(READY)
+	$(BIN)/sphinx-build -qW docs docs/_build/html
+
+# fisx (PyMca's physics) comes as source, so the test extra needs a C++ compiler and Python's headers.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "haltere needs Python 3.11 or later, $(PYTHON) is older: make PYTHON=python3.11 ..."; exit 1; }
+	@if ! command -v g++ >/dev/null \
+	  || ! $(PYTHON) -c 'import ensurepip, os, sysconfig as s; assert os.path.exists(s.get_path("include") + "/Python.h")' 2>/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get -q update && apt-get -qy install g++ python3-dev python3-venv; \
+	  else \
+	    echo "haltere's tests need a C++ compiler, Python's headers and venv: sudo apt-get install g++ python3-dev python3-venv"; \
+	    exit 1; \
+	  fi; \
+	fi
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) build docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
