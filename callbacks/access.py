@@ -1,0 +1,240 @@
+"""From a run in the catalog to what was made of it: the processed run, and both in words."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import xarray
+from bluesky_tiled_plugins.clients.bluesky_event_stream import BlueskyEventStreamV3
+from bluesky_tiled_plugins.clients.bluesky_run import BlueskyRun
+from tiled.client.constructors import from_context
+from tiled.client.utils import ClientError
+from tiled.queries import Eq
+
+from ..workers.wire.messages import STATUS_NAMES
+from .gridding import position_names
+
+PROCESSED = "processed"
+"""The catalog of processed runs, beside that of the raw ones."""
+
+BOOKKEEPING = ("seq_num", "frame", "status", "time")
+"""Columns that every stream has beside its results."""
+
+
+class ReducedStream(BlueskyEventStreamV3):  # type: ignore[misc]  # Tiled's clients carry no types
+    """One recipe's results, read along ``frame``."""
+
+    def read(self, variables: Iterable[str] | None = None) -> xarray.Dataset:
+        """Return what there is so far, one row per frame, in frame order.
+
+        Positions, ``status`` and ``time`` are coordinates, and so are the axes of patterns (``radial``) where the run
+        holds them; units and long names stand in ``attrs``. Values of quarantined and lost frames are NaN.
+
+        Parameters
+        ----------
+        variables :
+            Only these; by default all. ``frame`` is always there.
+
+        Raises
+        ------
+        KeyError
+            There is no such variable, or no frame yet.
+        """
+        there = set(self._var_keys)
+        if "frame" not in there:
+            raise KeyError(f"{self._name}: no frame has been reduced yet; read it again in a moment")
+        wanted = there if variables is None else {"frame", *variables}
+        if unknown := sorted(wanted - there):
+            raise KeyError(f"{self._name} has no {', '.join(unknown)}; it has {', '.join(sorted(there))}")
+        keys: Mapping[str, Any] = self.metadata["data_keys"]
+        arrays = {name for name in wanted if keys.get(name, {}).get("external")}
+        data = super().read(variables=sorted(wanted - arrays), dim0="frame").set_coords("frame")
+        for name in sorted(arrays):
+            values = np.asarray(self[name].read())
+            n = min(len(values), data.sizes["frame"])  # while a run grows, one may be ahead of the other
+            dims = keys[name].get("dims") or [f"{name}_{axis}" for axis in range(1, values.ndim)]
+            data = data.isel(frame=slice(n)).assign({name: (("frame", *dims), values[:n])})
+        data = data.assign_coords({name: values for name, values in self._axes.items() if name in data.dims})
+        for name in data.variables:
+            data[name].attrs.update(
+                {k: keys[name][k] for k in ("units", "long_name") if keys.get(str(name), {}).get(k)}
+            )
+        positions = position_names(self._start) or ()
+        return data.set_coords([name for name in ("status", "time", *positions) if name in data])
+
+    @property
+    def _name(self) -> str:
+        return f"stream {self.item['id']}"
+
+    @functools.cached_property
+    def _start(self) -> dict[str, Any]:
+        return dict(self.parent.start)
+
+    @functools.cached_property
+    def _axes(self) -> dict[str, Any]:
+        """The numbers along a pattern's axes, from the descriptor's configuration."""
+        found: dict[str, Any] = {}
+        for each in self.metadata.get("configuration", {}).values():
+            found.update({name: value for name, value in each["data"].items() if isinstance(value, list)})
+        return found
+
+
+def processed(run: Any, catalog: str = PROCESSED) -> BlueskyRun:
+    """Return the processed run of a raw ``run``: the latest, if it has been reduced more than once.
+
+    Parameters
+    ----------
+    run :
+        A run from the catalog, ``db[-1]``; a processed run is returned with its streams readable along ``frame``.
+    catalog :
+        The name of the catalog of processed runs, beside the one that ``run`` is in.
+
+    Returns
+    -------
+    A run whose streams are the recipes: ``processed(db[-1])["xrf"].read()`` is an :class:`xarray.Dataset`.
+
+    Raises
+    ------
+    KeyError
+        It has not been reduced, or there is no such catalog.
+    """
+    run = _client(run)
+    clients = copy.copy(run.structure_clients)
+    clients.set("BlueskyEventStream", lambda: ReducedStream)
+    if "raw_uid" in run.start:
+        return from_context(run.context, clients, run.path_parts)
+    where = [*run.path_parts[:-2], catalog]
+    try:
+        runs = from_context(run.context, clients, where)
+    except (ClientError, KeyError):
+        raise KeyError(
+            f"there is no catalog {'/'.join(where)!r} beside that of {_short(run)}; name the one to look in: "
+            f"processed(run, catalog=…)"
+        ) from None
+    found = runs.search(Eq("raw_uid", run.start["uid"]))
+    if not len(found):
+        running = "" if run.metadata.get("stop") else " yet (it is still running)"
+        raise KeyError(
+            f"{_short(run)} has not been reduced{running or ' yet'}; the pool reduces runs whose start document has "
+            f"recipes, while it runs: see `haltere status`"
+        )
+    return found.values().last()
+
+
+def columns(run: Any) -> dict[str, str]:
+    """Return the scalar results of a processed run, each with the stream that has it."""
+    positions = position_names(run.start) or ()
+    there: dict[str, str] = {}
+    for stream in run:
+        for name, key in run[stream].metadata["data_keys"].items():
+            scalar = not key.get("external") and key["dtype"] in ("number", "integer")
+            if scalar and name not in (*BOOKKEEPING, *positions):
+                there.setdefault(name, stream)
+    return there
+
+
+def nexus_file(run: Any) -> str | None:
+    """Return the path of the NeXus file that the processed run's patterns lie in; None if it has none."""
+    for stream in run:
+        for name, key in run[stream].metadata["data_keys"].items():
+            if key.get("external"):
+                for source in run[stream].base[name].data_sources() or ():
+                    return unquote(urlsplit(source.assets[0].data_uri).path)
+    return None
+
+
+def describe_run(run: Any) -> str:
+    """Return what a person wants to know of a run: plan, shape, streams, completeness, file."""
+    run = _client(run)
+    start = run.start
+    lines = [_headline(run)]
+    if start.get("shape"):
+        lines.append(("shape", " × ".join(str(n) for n in start["shape"]) + _how(start)))
+    lines += [(stream, _keys(run[stream])) for stream in run]
+    if "raw_uid" in start:
+        reduced = run
+    else:
+        try:
+            reduced = processed(run)
+        except KeyError as error:
+            return _table([*lines, ("reduced", str(error.args[0]))])
+        lines.append(("reduced", reduced.start["uid"]))
+        lines += [(f"  {stream}", _keys(reduced[stream])) for stream in reduced]
+    frames = (reduced.metadata.get("stop") or {}).get("frames")
+    if frames is None:
+        lines.append(("frames", "still being reduced"))
+    else:
+        lines += [(f"  {stream}", completeness(counts)) for stream, counts in sorted(frames.items())]
+    if path := nexus_file(reduced):
+        lines.append(("file", path))
+    return _table(lines)
+
+
+def completeness(counts: Mapping[str, Any]) -> str:
+    """Return one stream's entry in the stop document's ``frames`` in words.
+
+    >>> completeness({"expected": 2400, "live": 2311, "backfilled": 89, "quarantined": 0, "lost": 0})
+    '2400 = 2311 live + 89 backfilled · complete'
+    >>> completeness({"expected": 40, "live": 38, "backfilled": 0, "quarantined": 1, "lost": 1})
+    '40 = 38 live + 1 quarantined + 1 lost'
+    """
+    parts = [f"{counts[status]} {status}" for status in STATUS_NAMES if counts.get(status)]
+    missing = counts.get("quarantined", 0) + counts.get("lost", 0)
+    done = " · complete" if not missing and sum(counts.get(s, 0) for s in STATUS_NAMES) == counts["expected"] else ""
+    return f"{counts['expected']} = {' + '.join(parts) or '0'}{done}"
+
+
+def register_formatters(ip: Any) -> None:
+    """Make IPython shell ``ip`` print a run as :func:`describe_run` does."""
+    text = ip.display_formatter.formatters["text/plain"]
+    text.for_type(BlueskyRun, _pretty)
+    text.for_type_by_name("databroker.v1", "Header", _pretty)
+
+
+def _pretty(run: Any, printer: Any, cycle: bool) -> None:
+    printer.text(describe_run(run))
+
+
+def _client(run: Any) -> Any:
+    """Return the catalog's client of a run, also for databroker's old Header."""
+    return run.v2 if not isinstance(run, BlueskyRun) and hasattr(run, "v2") else run
+
+
+def _short(run: Any) -> str:
+    return f"scan {run.start.get('scan_id', '?')} ({run.start['uid'][:8]})"
+
+
+def _headline(run: Any) -> tuple[str, str]:
+    start, stop = run.start, run.metadata.get("stop") or {}
+    when = datetime.fromtimestamp(start["time"]).isoformat(" ", "minutes")
+    ended = stop.get("exit_status", "running")
+    words = [start["uid"], start.get("plan_name", "no plan"), when, ended]
+    return f"scan {start.get('scan_id', '?')}", " · ".join(words)
+
+
+def _how(start: Mapping[str, Any]) -> str:
+    snake = ", snake" if any(start.get("snaking") or ()) else ""
+    return snake + (f", {1e3 * start['dwell']:g} ms" if start.get("dwell") else "")
+
+
+def _keys(stream: Any) -> str:
+    """Return a stream's data keys, patterns and images with their shape per frame."""
+    words = []
+    for name, key in stream.metadata["data_keys"].items():
+        shape = "×".join(str(n) for n in key.get("shape", ()) if n is not None)
+        words.append(f"{name} ({shape})" if shape and len(key["shape"]) else name)
+    shown = [word for word in words if word not in BOOKKEEPING]
+    more = f" and {len(shown) - 12} more" if len(shown) > 12 else ""
+    return ", ".join(shown[:12]) + more
+
+
+def _table(lines: Iterable[tuple[str, str]]) -> str:
+    lines = list(lines)
+    width = max(len(label) for label, _ in lines)
+    return "\n".join(f"{label:<{width}}  {words}" for label, words in lines)
