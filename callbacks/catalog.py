@@ -1,0 +1,199 @@
+"""The catalog: two Tiled catalogs, ``raw`` and ``processed``, of one server, embedded or elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+
+from ..workers.errors import PoolError, SettingsError
+from ..workers.process import Process
+
+if TYPE_CHECKING:
+    from bluesky_tiled_plugins import CatalogOfBlueskyRuns
+
+
+class Catalog:
+    """Databroker's catalogs. ``catalog.raw`` is what a session calls ``db``.
+
+    >>> with Catalog.start(Path("haltere-data/catalog")) as catalog:  # doctest: +SKIP
+    ...     db = catalog.raw
+    ...     db[-1]
+    """
+
+    def __init__(self, uri: str, api_key_file: Path, process: Process | None = None) -> None:
+        self.uri = uri
+        """Of the server's API, e.g. ``http://127.0.0.1:8000/api/v1``."""
+        self.api_key_file = api_key_file
+        """A file of mode 0600 that holds the API key."""
+        self._process = process
+        self._clients: dict[str, CatalogOfBlueskyRuns] = {}
+
+    @classmethod
+    def start(cls, directory: Path | str, *, readable: Sequence[Path | str] = (), port: int = 0) -> Self:
+        """Start a server of its own on the loopback, for as long as this process lives; it is restarted if it dies.
+
+        Parameters
+        ----------
+        directory
+            Where its databases and key lie; made if it isn't there. What an earlier server left is served again.
+        readable
+            The folders whose files the server may read: of the detectors' and of the NeXus files.
+        port
+            0 for any free one.
+
+        Raises
+        ------
+        PoolError
+            The port is taken, or the server can't start.
+        SettingsError
+            The directory can't be made.
+        """
+        directory = Path(directory).resolve()
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(
+                f"catalog's folder {directory} can't be made: {error.strerror}; name another"
+            ) from None
+        settings = {
+            "directory": str(directory),
+            "readable": [str(Path(each).resolve()) for each in readable],
+            # The number is fixed here, so that a restarted server is found where the first one was.
+            "port": port or free_port(),
+        }
+        command = [sys.executable, "-m", "haltere.callbacks.tiled_server", json.dumps(settings)]
+        process = Process("catalog", command, directory / "server.log")
+        process.start()
+        import tiled.client  # noqa: F401 - takes a second or two, as the server does: let both go on at once
+
+        try:
+            ready = process.ready(60)
+        except BaseException:
+            process.close()
+            raise
+        return cls(ready["uri"], directory / "api_key", process)
+
+    @classmethod
+    def connect(cls, uri: str, api_key_file: Path | str) -> Self:
+        """Use a server that runs already.
+
+        Raises
+        ------
+        SettingsError
+            The key's file is missing, or others may read it.
+        """
+        catalog = cls(uri.rstrip("/"), Path(api_key_file))
+        read_key(catalog.api_key_file)
+        return catalog
+
+    @property
+    def raw(self) -> CatalogOfBlueskyRuns:
+        """What the RunEngine recorded."""
+        return self._client("raw")
+
+    @property
+    def processed(self) -> CatalogOfBlueskyRuns:
+        """What was reduced from it."""
+        return self._client("processed")
+
+    @property
+    def pid(self) -> int:
+        """Of the server; −1 if it is down or not ours."""
+        return -1 if self._process is None else self._process.condition.pid
+
+    def kill(self) -> None:
+        """Kill the server, as a fault would; it is started again.
+
+        Raises
+        ------
+        PoolError
+            It isn't ours.
+        """
+        if self._process is None:
+            raise PoolError(f"catalog {self.uri} wasn't started here: it can't be killed from here")
+        self._process.kill()
+
+    def close(self) -> None:
+        """End the server, if it was started here. May be called again."""
+        self._clients.clear()
+        if self._process is not None:
+            self._process.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _client(self, name: str) -> CatalogOfBlueskyRuns:
+        if name not in self._clients:
+            client = connect(self.uri, read_key(self.api_key_file))
+            if name not in client:
+                raise SettingsError(f"catalog {self.uri} has no {name!r}; its owner must make it")
+            self._clients[name] = client[name]
+        return self._clients[name]
+
+
+def connect(uri: str, key: str) -> Any:
+    """Return Tiled's client for ``uri``.
+
+    Raises
+    ------
+    SettingsError
+        Nobody answers there, or the key is wrong.
+    """
+    import httpx
+    from tiled.client import from_uri
+
+    past_proxies(uri)
+    try:
+        return from_uri(uri, api_key=key)
+    except httpx.HTTPStatusError as error:
+        raise SettingsError(f"catalog {uri} refuses: HTTP {error.response.status_code}; is the key its own?") from None
+    except httpx.HTTPError as error:
+        raise SettingsError(f"catalog {uri} doesn't answer: {error}; is it running?") from None
+
+
+def past_proxies(uri: str) -> None:
+    """Keep a loopback address away from the proxies that the environment names: Tiled's client would ask them."""
+    host = urlsplit(uri).hostname
+    if host in ("127.0.0.1", "localhost"):
+        for variable in ("NO_PROXY", "no_proxy"):
+            named = [each for each in os.environ.get(variable, "").split(",") if each]
+            if host not in named:
+                os.environ[variable] = ",".join([*named, host])
+
+
+def read_key(path: Path) -> str:
+    """Return the API key in ``path``.
+
+    Raises
+    ------
+    SettingsError
+        It is missing, or others than its owner may read it.
+    """
+    try:
+        mode = path.stat().st_mode
+        key = path.read_text().strip()
+    except OSError as error:
+        raise SettingsError(f"catalog's key {path} can't be read: {error.strerror}") from None
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise SettingsError(f"catalog's key {path} may be read by others: chmod 600 {path}")
+    return key
+
+
+def free_port() -> int:
+    """Return a port of the loopback that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
