@@ -7,6 +7,7 @@
     ├── DetectorError (RuntimeError)    an instrument refused, failed or is off
     ├── WireError (ValueError)          bytes that are not the message they should be
     ├── FileError (OSError)             a detector's file is missing, unsafe, short or of another shape
+    │   └── FileLate                    it isn't there yet, or not these frames: trying again may help
     ├── PoolError (RuntimeError)        a process of the pool can't start, or died too often
     └── ReductionError (ValueError)     a recipe can't be set up, or a frame can't be reduced
         ├── ShapeMismatch               the frame isn't the shape that the geometry or the stream describes
@@ -19,6 +20,7 @@ __all__ = [
     "ChunkError",
     "DetectorError",
     "FileError",
+    "FileLate",
     "HaltereError",
     "PoolError",
     "ReductionError",
@@ -46,6 +48,10 @@ class WireError(HaltereError, ValueError):
 
 class FileError(HaltereError, OSError):
     """A detector's file is missing, unsafe, short or of another shape."""
+
+
+class FileLate(FileError):
+    """A file, or a frame in it, isn't there yet: trying again may help."""
 
 
 class PoolError(HaltereError, RuntimeError):
