@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import dectris.compression
@@ -52,10 +53,11 @@ def decode(chunk: Chunk) -> NDArray[Any]:
         decoder = _DECODERS[chunk.encoding]
     except KeyError:
         raise ChunkError(f"encoding {chunk.encoding!r} is unknown; there are {', '.join(sorted(_DECODERS))}") from None
-    data = decoder(memoryview(chunk.data).cast("B"), size, chunk.dtype.itemsize)
+    data: bytes | memoryview[int] = decoder(memoryview(chunk.data).cast("B"), size, chunk.dtype.itemsize)
     if len(data) != size:
         raise ChunkError(f"{chunk.encoding} chunk decodes to {len(data)} bytes, not the {size} {_declared(chunk)} need")
-    return np.frombuffer(data, chunk.dtype).reshape(chunk.shape)
+    frame: NDArray[Any] = np.frombuffer(data, chunk.dtype)
+    return frame.reshape(chunk.shape)
 
 
 def _plain(data: memoryview, size: int, itemsize: int) -> memoryview:
@@ -73,7 +75,7 @@ def _bslz4(data: memoryview, size: int, itemsize: int) -> bytes:
 def _lz4(data: memoryview, size: int, itemsize: int) -> bytes:
     # A bare LZ4 block can't begin with the header of a frame below 2**56 bytes: its first token would be 0 (no
     # literals) followed by the offset 0, which LZ4 forbids.
-    if len(data) >= _HEADER.size and data[:3] == b"\0\0\0":
+    if len(data) >= _HEADER.size and not any(data[:3]):
         _check_header(data, size, "lz4")
         return _decompress(data, "lz4", itemsize)
     try:
@@ -83,7 +85,7 @@ def _lz4(data: memoryview, size: int, itemsize: int) -> bytes:
     return plain
 
 
-_DECODERS = {"bslz4": _bslz4, "lz4": _lz4, "none": _plain}
+_DECODERS: dict[str, Callable[[memoryview, int, int], bytes | memoryview]] = {"bslz4": _bslz4, "lz4": _lz4, "none": _plain}
 
 
 def _check_header(data: memoryview, size: int, encoding: str) -> int:
