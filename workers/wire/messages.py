@@ -21,6 +21,8 @@ Nack         worker → broker                          this batch failed, for t
 Result       worker → sink                            a batch, reduced; arrays follow as one part
 Done         sink → worker, broker, recorder          these frames are on disk: forget them
 Bye          worker → broker                          I leave: take my work back
+Status       any → broker, sink                       how do things stand?
+StatusReply  broker, sink → any                       thus, as JSON
 ===========  =======================================  ==========================================
 
 Loss, duplication and reordering of any message are harmless: credit is cumulative, tokens are unique, the rest is
@@ -284,16 +286,24 @@ class Work(Message, frozen=True, tag="WORK"):
 
 
 class Beat(Message, frozen=True, tag="BEAT"):
-    """I live. ``busy`` is the token of the unit being executed, −1 for none (waiting is not hanging)."""
+    """I live. ``busy`` is the token of the unit being executed, −1 for none (waiting is not hanging).
+
+    ``got`` units of work came in this session: fewer than were sent, for long, means that some were lost on the way.
+    ``frames`` were reduced since the process began, with ``reduce_us`` µs of CPU spent reading, decoding, reducing.
+    """
 
     session: Serial
     busy: Annotated[int, Meta(ge=-1, lt=2**62)] = -1
+    got: Index = 0
+    frames: Index = 0
+    reduce_us: Serial = 0
 
 
 class Nack(Message, frozen=True, tag="NACK"):
     """A unit failed as a whole. ``frame`` names the frame that was being reduced, −1 if unknown.
 
-    ``retryable``: the fault may pass (a file that is late); otherwise it is the frame's own.
+    ``retryable``: the fault may pass (a file that is late); otherwise it is the frame's own. ``missing`` are the frames
+    that can't be read; none named means all that were to be.
     """
 
     run: Uid
@@ -304,6 +314,7 @@ class Nack(Message, frozen=True, tag="NACK"):
     frame: Annotated[int, Meta(ge=-1, lt=2**40)]
     reason: Text
     retryable: bool
+    missing: Annotated[list[Index], Meta(max_length=MAX_BATCH)] = []
 
 
 class Bye(Message, frozen=True, tag="BYE"):
@@ -361,6 +372,22 @@ class Done(Message, frozen=True, tag="DONE"):
     full: bool = False
 
 
+# --- status ----------------------------------------------------------------------------------------------------------
+
+
+class Status(Message, frozen=True, tag="STATUS"):
+    """How do things stand? The answer carries the same ``serial``."""
+
+    serial: Serial
+
+
+class StatusReply(Message, frozen=True, tag="STATUS_REPLY"):
+    """Thus they stand: ``StatusReply(7, b'{"role":"broker", …}')``."""
+
+    serial: Serial
+    body: Annotated[bytes, Meta(max_length=60 * 1024)]
+
+
 # --- codec -----------------------------------------------------------------------------------------------------------
 
 AnyMessage = (
@@ -382,6 +409,8 @@ AnyMessage = (
     | Bye
     | Result
     | Done
+    | Status
+    | StatusReply
 )
 
 _decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
