@@ -19,9 +19,9 @@ from .asking import ask
 from .errors import PoolError, SettingsError
 from .process import Process
 
-ONE_THREAD: Final = {
-    name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-}
+ONE_THREAD: Final = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
+)
 """Processes scale by their number; threads of a numerical library beneath each would only fight for the cores."""
 
 
@@ -240,5 +240,5 @@ def check_shared_memory(ring_bytes: int) -> None:
         free = shutil.disk_usage("/dev/shm").free
         if free < ring_bytes:
             raise SettingsError(
-                f"/dev/shm has {free >> 20} MiB free, the ring wants {ring_bytes >> 20}: lower ring_bytes, or enlarge it"
+                f"/dev/shm has {free >> 20} MiB free, the ring wants {ring_bytes >> 20}: lower ring_bytes"
             )

@@ -1,8 +1,207 @@
-"""The haltere command."""
+"""The haltere command.
+
+Exit codes: 0 done; 1 it ran but not everything is accounted for, or something failed underway; 2 it couldn't begin
+(an argument, a folder, a port, an instrument); 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .workers.errors import HaltereError, SettingsError
+
+app = typer.Typer(
+    name="haltere",
+    help="Online reduction of fly scans: every frame reduced in flight, every frame accounted for.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Flip(StrEnum):
+    """How a recorded frame is turned before it is replayed."""
+
+    ud = "ud"
+    lr = "lr"
+
+
+class Model(StrEnum):
+    """Which Eiger is simulated."""
+
+    small = "500k"
+    large = "4M"
+
+
+Frames = Annotated[Path | None, typer.Option(help="A recorded frame (any format fabio reads) for the Eiger to replay.")]
+FlipOption = Annotated[Flip | None, typer.Option(help="Turn the recorded frame: ud up-down, lr left-right.")]
+Poni = Annotated[Path | None, typer.Option(help="The geometry of the recorded frames (pyFAI's .poni).")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for a program to read.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything simulated: the same seed gives the same bits.")]
+ModelOption = Annotated[Model, typer.Option(help="The simulated Eiger.")]
+
+
+@app.command()
+def demo(
+    rows: Annotated[int, typer.Option(min=1, help="Lines of the grid.")] = 40,
+    columns: Annotated[int, typer.Option(min=2, help="Points of a line.")] = 60,
+    dwell: Annotated[float, typer.Option(min=1e-4, help="Seconds at each point.")] = 5e-3,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that reduce.")] = 2,
+    seed: Seed = 1,
+    model: ModelOption = Model.small,
+    chaos: Annotated[
+        bool, typer.Option(help="Drop one batch in ten, kill a worker and the broker mid-scan. The result is the same.")
+    ] = False,
+    frames: Frames = None,
+    flip: FlipOption = None,
+    poni: Poni = None,
+    keep: Annotated[Path, typer.Option(help="Folder of the data, the catalog and the results.")] = Path("haltere-demo"),
+    headless: Annotated[bool, typer.Option(help="No progress bar.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fly one grid over a simulated beamline, reduce it live, and account for every frame."""
+    from .demo import Options, run
+    from .progress import Progress, print_outcome
+    from .session import Recording
+
+    check_recording(frames, flip, poni)
+    options = Options(
+        rows=rows,
+        columns=columns,
+        dwell=dwell,
+        workers=workers,
+        seed=seed,
+        model=model.value,
+        chaos=chaos,
+        keep=keep,
+        recording=Recording(frames, None if flip is None else flip.value, poni),
+    )
+    if headless:
+        outcome = run(options)
+    else:
+        with Progress(rows * columns) as progress:
+            outcome = run(options, progress=progress.follow)
+    if as_json:
+        print(json.dumps(outcome.json()), flush=True)
+    else:
+        print_outcome(outcome)
+    raise typer.Exit(0 if outcome.whole else 1)
+
+
+@app.command()
+def sim(
+    model: ModelOption = Model.small,
+    seed: Seed = 1,
+    data: Annotated[Path, typer.Option(help="Folder that the instruments write to.")] = Path("haltere-sim"),
+    frames: Frames = None,
+    flip: FlipOption = None,
+    poni: Poni = None,
+    rest_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the Eiger's REST interface; 0: any.")] = 0,
+    stream_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the Eiger's stream; 0: any.")] = 0,
+    tango_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the Tango server; 0: any.")] = 0,
+    until_eof: Annotated[bool, typer.Option(help="End when standard input does, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Start the simulated beamline alone, on loopback; it ends on SIGTERM or Ctrl-C."""
+    from .devices.sim.beamline import Options, serve
+
+    check_recording(frames, flip, poni)
+    serve(
+        Options(
+            model=model.value,
+            seed=seed,
+            data_dir=data,
+            frames=frames,
+            flip=None if flip is None else flip.value,
+            poni=poni,
+            rest_port=rest_port,
+            stream_port=stream_port,
+            tango_port=tango_port,
+            until_eof=until_eof,
+            json=as_json,
+        )
+    )
+
+
+@app.command()
+def reduce(
+    files: Annotated[list[Path], typer.Argument(help="Recorded detector files (HDF5), in the order of their frames.")],
+    recipe: Annotated[str, typer.Option(help="A reducer's name, or a TOML file with a [recipe].")] = "azimuthal",
+    poni: Poni = None,
+    dataset: Annotated[str | None, typer.Option(help="The frames' dataset; found by itself if there is one.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that reduce.")] = 2,
+    keep: Annotated[Path, typer.Option(help="Folder of the catalog and the results.")] = Path("haltere-reduced"),
+    as_json: Json = False,
+) -> None:
+    """Reduce recorded files without a scan: the same broker, workers, sink, catalog and NeXus file."""
+    from .progress import print_reduced
+    from .reduce import reduce_recorded
+
+    outcome = reduce_recorded(files, recipe=recipe, poni=poni, dataset=dataset, workers=workers, directory=keep)
+    if as_json:
+        print(json.dumps(outcome.json()), flush=True)
+    else:
+        print_reduced(outcome)
+    raise typer.Exit(0 if outcome.whole else 1)
+
+
+@app.command()
+def basis(
+    cfg: Annotated[Path, typer.Argument(help="A PyMca fit configuration.")],
+    out: Annotated[Path | None, typer.Option(help="The file to write; by default beside CFG, as .npz.")] = None,
+    channels: Annotated[int, typer.Option(min=16, help="Channels of a spectrum.")] = 4096,
+) -> None:
+    """Make an XRF basis from a PyMca configuration, once, where PyMca is: workers need only its numbers."""
+    from .workers.reducers.pymca_basis import make_basis
+
+    out = out or cfg.with_suffix(".npz")
+    made = make_basis(cfg, channels=channels, out=out)
+    print(f"{out}: {len(made.components)} components over {channels} channels: {', '.join(made.components)}")
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="Which measurement: path.")],
+    frames: Annotated[int, typer.Option(min=100, help="Frames to send.")] = 5000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that reduce.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Measure, side by side with a baseline in one run."""
+    from .benchmarks import run
+
+    result = run(name, frames=frames, workers=workers)
+    print(
+        json.dumps(result) if as_json else "\n".join(f"{key:32} {value}" for key, value in result.items()), flush=True
+    )
+
+
+def check_recording(frames: Path | None, flip: Flip | None, poni: Path | None) -> None:
+    """Refuse options that don't go together."""
+    for path, option in ((frames, "--frames"), (poni, "--poni")):
+        if path is not None and not path.is_file():
+            raise SettingsError(f"{option} {path}: there is no such file")
+    if frames is None and (flip is not None or poni is not None):
+        raise SettingsError("--flip and --poni describe a recorded frame: name it with --frames")
+    if frames is not None and poni is None:
+        raise SettingsError("--frames needs the geometry it was recorded in: name its .poni with --poni")
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; an error is one line."""
+    try:
+        app(standalone_mode=True)
+    except HaltereError as error:
+        print(f"haltere: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, SettingsError) else 1)
+    except KeyboardInterrupt:
+        print("haltere: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,86 @@
+"""What an IPython session of the beamline has at its prompt."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+from typing import TYPE_CHECKING, Any
+
+from .session import Session
+from .workers.errors import HaltereError
+from .workers.settings import load
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+
+def namespace(shell: InteractiveShell | None = None, **settings: Any) -> dict[str, Any]:
+    """Start a session and return its names for the prompt.
+
+    Parameters
+    ----------
+    shell
+        The IPython shell, if there is one: gets short tracebacks, the ``%wa`` and ``%mov`` magics and formatters.
+        The queue server's stand-in for one has no magics; it is left alone.
+    settings
+        Go before ``haltere.toml`` and ``HALTERE_*``; see :class:`haltere.workers.settings.Settings`.
+
+    Raises
+    ------
+    SystemExit
+        Something can't be started; one line says what.
+    """
+    from bluesky import plan_stubs as bps
+    from bluesky import plans as bp
+
+    from .callbacks.access import processed, register_formatters
+    from .callbacks.live import LiveMap
+    from .callbacks.plot import plot_map
+    from .plans import fly_grid
+
+    try:
+        session = Session.start(load(**settings))
+    except HaltereError as error:
+        raise SystemExit(f"haltere: {error}") from None
+    atexit.register(session.close)
+    log_to_file(session)
+    if shell is not None and hasattr(shell, "register_magics"):
+        from bluesky.magics import BlueskyMagics
+
+        shell.run_line_magic("xmode", "Minimal")
+        shell.register_magics(BlueskyMagics)
+        register_formatters(shell)
+    kind = "simulated" if session.simulated else "beamline"
+    print(
+        f"haltere ({kind}) · {session.eiger.name} {session.xspress3.name} {session.pilc.name} · "
+        f"{session.settings.workers} workers · {session.directory}"
+    )
+    return {
+        "session": session,
+        "RE": session.RE,
+        "db": session.db,
+        "pool": session.pool,
+        "eiger": session.eiger,
+        "xspress3": session.xspress3,
+        "pilc": session.pilc,
+        "stage": session.stage,
+        "sx": session.stage.x,
+        "sy": session.stage.y,
+        "fly_grid": fly_grid,
+        "processed": processed,
+        "plot_map": plot_map,
+        "LiveMap": LiveMap,
+        "follow": session.follower.subscribe,
+        "bp": bp,
+        "bps": bps,
+    }
+
+
+def log_to_file(session: Session) -> None:
+    """Send bluesky's and our own log, with its tracebacks, to a file: the prompt shows one line."""
+    handler = logging.FileHandler(session.directory / "logs" / "session.log", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in ("bluesky", "haltere"):
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.propagate = False

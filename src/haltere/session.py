@@ -1,0 +1,299 @@
+"""A session: the beamline's devices, a pool, a catalog and a RunEngine, joined.
+
+This is the composition root. It may import every folder; nothing in the folders imports it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib.resources import as_file, files
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from .workers.assets import AssetStore
+from .workers.errors import HaltereError
+from .workers.pool import Chaos, Endpoints, Pool, make_folder
+from .workers.process import Process
+from .workers.recipes import Recipe
+from .workers.settings import BeamlineSettings, Settings
+
+if TYPE_CHECKING:
+    from bluesky import RunEngine
+
+    from .callbacks.buffer import FlushableBuffer
+    from .callbacks.catalog import Catalog
+    from .callbacks.dispatch import Dispatcher
+    from .callbacks.following import Follower
+    from .devices import Eiger, PiLC, Stage, Xspress3
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A recorded frame for the simulated Eiger to replay, and the geometry it was taken in."""
+
+    frames: Path | None = None
+    flip: str | None = None
+    poni: Path | None = None
+
+
+@dataclass
+class Session:
+    """Everything that a scan needs, started together and closed together.
+
+    Attributes
+    ----------
+    RE
+        The RunEngine; its documents go to the catalog ``raw`` and to the pool.
+    db
+        The catalog ``raw``: ``db[-1]`` is the last scan. ``catalog.processed`` holds the reduced runs.
+    recipes
+        What is reduced when a plan's ``md["recipes"]`` doesn't say otherwise.
+    """
+
+    settings: Settings
+    directory: Path
+    RE: RunEngine
+    catalog: Catalog
+    pool: Pool
+    dispatcher: Dispatcher
+    follower: Follower
+    raw_writer: FlushableBuffer
+    eiger: Eiger
+    xspress3: Xspress3
+    pilc: PiLC
+    stage: Stage
+    recipes: tuple[Recipe, ...]
+    simulated: bool
+    _stack: ExitStack = field(repr=False)
+
+    @property
+    def db(self) -> Any:
+        """The catalog of raw runs."""
+        return self.catalog.raw
+
+    @classmethod
+    def start(cls, settings: Settings, *, recording: Recording | None = None, chaos: Chaos | None = None) -> Self:
+        """Start what the settings name; without a beamline in them, a simulated one.
+
+        Raises
+        ------
+        HaltereError
+            A folder, a port, an instrument or a process can't be had: one line says which.
+        """
+        recording = recording or Recording()
+        directory = settings.directory.resolve()
+        raw = directory / "raw"
+        for folder in (directory, directory / "logs", raw):
+            make_folder(folder)
+        with ExitStack() as stack:
+            beamline = settings.beamline
+            simulator = None if beamline else stack.enter_context(_Closing(simulated_beamline(settings, recording)))
+            # The slow starters go side by side: the catalog server, the simulator, the imports.
+            with ThreadPoolExecutor(3) as starters:
+                if simulator is not None:
+                    simulator.start()
+                readable = [raw, directory / "nexus", *(() if beamline is None else data_folders(beamline))]
+                starting_catalog = starters.submit(_start_catalog, directory / "catalog", readable)
+                importing = starters.submit(_import_devices)
+                try:
+                    catalog = starting_catalog.result()
+                finally:
+                    importing.result()
+            stack.callback(catalog.close)
+            if simulator is not None:
+                beamline = simulated_addresses(simulator.ready(60))
+            assert beamline is not None
+            pool = stack.enter_context(
+                Pool.local(
+                    settings.workers,
+                    directory=directory / "pool",
+                    nexus=directory / "nexus",
+                    roots=[raw, *data_folders(beamline)],
+                    recorder=lambda endpoints, ledger: recorder_command(endpoints, ledger, catalog),
+                    ring_bytes=settings.ring_bytes,
+                    chaos=chaos,
+                )
+            )
+            return cls._join(settings, directory, beamline, recording, catalog, pool, simulator is not None, stack)
+
+    @classmethod
+    def _join(
+        cls,
+        settings: Settings,
+        directory: Path,
+        beamline: BeamlineSettings,
+        recording: Recording,
+        catalog: Catalog,
+        pool: Pool,
+        simulated: bool,
+        stack: ExitStack,
+    ) -> Self:
+        from bluesky import RunEngine
+
+        from .callbacks.catalog import raw_writer
+        from .callbacks.dispatch import Dispatcher
+        from .callbacks.following import Follower
+
+        devices = connect(beamline, directory / "raw")
+        recipes = default_recipes(pool, settings.model, recording)
+        engine = RunEngine(persistent_metadata(directory))
+        writer = raw_writer(catalog)
+        stack.callback(writer.close)
+        dispatcher = Dispatcher(pool.endpoints.sink, recipes=recipes)
+        stack.callback(dispatcher.close)
+        follower = Follower(pool.endpoints.recorder)
+        stack.callback(follower.close)
+        engine.subscribe(writer)
+        engine.subscribe(dispatcher)
+        return cls(
+            settings=settings,
+            directory=directory,
+            RE=engine,
+            catalog=catalog,
+            pool=pool,
+            dispatcher=dispatcher,
+            follower=follower,
+            raw_writer=writer,
+            recipes=recipes,
+            simulated=simulated,
+            _stack=stack.pop_all(),
+            **devices,
+        )
+
+    def close(self) -> None:
+        """End everything that was started. May be called again."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Closing(ExitStack):
+    """``with`` for a process: ends it."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__()
+        self._process = process
+
+    def __enter__(self) -> Process:  # type: ignore[override]
+        self.callback(self._process.close)
+        return self._process
+
+
+def simulated_beamline(settings: Settings, recording: Recording) -> Process:
+    """Return the simulated beamline's process, not started."""
+    directory = settings.directory.resolve()
+    command = [sys.executable, "-m", "haltere", "sim", "--json", "--until-eof"]
+    command += ["--seed", str(settings.seed), "--model", settings.model, "--data", str(directory / "raw")]
+    if recording.frames is not None:
+        command += ["--frames", str(recording.frames)]
+    if recording.flip is not None:
+        command += ["--flip", recording.flip]
+    if recording.poni is not None:
+        command += ["--poni", str(recording.poni)]
+    return Process("simulated beamline", command, directory / "logs" / "sim.log", restart=False)
+
+
+def simulated_addresses(line: dict[str, Any]) -> BeamlineSettings:
+    """Return the addresses that ``haltere sim --json`` printed."""
+    return BeamlineSettings.model_validate({key: value for key, value in line.items() if key != "pid"})
+
+
+def data_folders(beamline: BeamlineSettings) -> list[Path]:
+    """Return the folders that the instruments write to."""
+    return [beamline.eiger.data_dir, beamline.xspress3.data_dir]
+
+
+def recorder_command(endpoints: Endpoints, ledger: Path, catalog: Catalog) -> Sequence[str]:
+    """Return what the pool runs as its recorder."""
+    settings = {
+        "bind": endpoints.recorder,
+        "sink": endpoints.sink,
+        "ledger": str(ledger),
+        "catalog": catalog.uri,
+        "api_key_file": str(catalog.api_key_file),
+    }
+    return [sys.executable, "-m", "haltere.callbacks.recorder", json.dumps(settings)]
+
+
+def connect(beamline: BeamlineSettings, data: Path) -> dict[str, Any]:
+    """Return the devices at these addresses, each checked to answer.
+
+    Raises
+    ------
+    DetectorError
+        One doesn't: names it, where it should be, and what to look at.
+    """
+    from .devices import Eiger, PiLC, Stage, Xspress3
+
+    eiger = Eiger(
+        beamline.eiger.rest,
+        name="eiger",
+        stream=beamline.eiger.stream,
+        data_dir=beamline.eiger.data_dir,
+        api=beamline.eiger.api,
+    )
+    xspress3 = Xspress3(beamline.xspress3.tango, name="xspress3", data_dir=beamline.xspress3.data_dir)
+    pilc = PiLC(
+        beamline.pilc.trigger_generator,
+        name="pilc",
+        axes=beamline.pilc.axes,
+        data_dir=data / "pilc",
+        scan_slave=beamline.pilc.scan_slave,
+    )
+    stage = Stage(beamline.stage, name="stage")
+    devices = {"eiger": eiger, "xspress3": xspress3, "pilc": pilc, "stage": stage}
+    for device in devices.values():
+        device.wait_for_connection(timeout=10)
+    return devices
+
+
+def default_recipes(pool: Pool, model: str, recording: Recording) -> tuple[Recipe, ...]:
+    """Return the recipes of the simulated beamline: diffraction patterns, element areas, positions."""
+    from .devices.sim.frames import default_poni
+    from .workers.reducers.azimuthal import recipe_params
+    from .workers.reducers.fluorescence import recipe_params as basis_params
+
+    store = AssetStore(pool.assets)
+    poni = default_poni(model) if recording.poni is None else recording.poni
+    with as_file(files("haltere.devices.sim") / "demo_xrf.npz") as basis:
+        xrf = basis_params(basis, store)
+    return (
+        Recipe("xrd", "azimuthal", "eiger", recipe_params(poni=poni, bins=1000, unit="2th_deg")),
+        Recipe("xrf", "fluorescence", "xspress3", xrf),
+        Recipe("positions", "columns", "pilc"),
+    )
+
+
+def persistent_metadata(directory: Path) -> dict[str, Any]:
+    """Return the RunEngine's metadata, kept in a file so that scan numbers go on over sessions."""
+    from bluesky.utils import PersistentDict
+
+    return PersistentDict(str(directory / "metadata"))
+
+
+def _start_catalog(directory: Path, readable: Sequence[Path]) -> Catalog:
+    from .callbacks.catalog import Catalog
+
+    return Catalog.start(directory, readable=readable)
+
+
+def _import_devices() -> None:
+    from . import devices, plans
+
+    assert devices
+    assert plans
+
+
+__all__ = ["HaltereError", "Recording", "Session"]
