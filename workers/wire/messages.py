@@ -232,10 +232,14 @@ class Dropped(Message, frozen=True, tag="DROPPED"):
 
 
 class Free(Message, frozen=True, tag="FREE"):
-    """These blocks of the ring, by their offsets, may be reused."""
+    """These blocks of the ring, by their offsets, may be reused.
+
+    ``frames`` says what each holds: if that isn't so, the message is of a former life of the block, and void.
+    """
 
     ring: Name
     offsets: Annotated[list[Index], Meta(max_length=4096)]
+    frames: Annotated[list[Index], Meta(max_length=4096)] = []
 
 
 # --- work ------------------------------------------------------------------------------------------------------------

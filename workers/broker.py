@@ -1,0 +1,172 @@
+"""The broker's process: sockets around :class:`BrokerCore`. ``python -m haltere.workers.broker '{…}'``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any, Final
+
+import msgspec
+import zmq
+from msgspec import Meta, Struct
+
+from .broker_core import SINK, BrokerCore, Send, Times
+from .errors import HaltereError, SettingsError, WireError
+from .lifeline import Lifeline, announce
+from .wire.messages import MAX_CONTROL, decode, encode
+
+log = logging.getLogger(__name__)
+
+TICK: Final = 0.05
+"""Seconds between two looks at the clock."""
+
+TURN: Final = 500
+"""Messages taken from a socket before the other is looked at."""
+
+LOG_EVERY: Final = 10.0
+
+
+class BrokerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What it is told at the start. ``lease`` and ``liveness`` are in seconds."""
+
+    bind: str
+    sink: str
+    log: str = "INFO"
+    lease: Annotated[float, Meta(gt=0)] = 90.0
+    liveness: Annotated[float, Meta(gt=0)] = 3.0
+
+
+class Broker:
+    """A ROUTER for everybody, a DEALER to the sink."""
+
+    def __init__(self, settings: BrokerSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        """Bind and connect.
+
+        Raises
+        ------
+        SettingsError
+            ``bind`` is taken, or no endpoint.
+        """
+        self._clock = clock
+        times = Times(lease=settings.lease, liveness=settings.liveness)
+        self.core = BrokerCore(time.time_ns() // 1000, times)
+        self.malformed = 0
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._peers = self._context.socket(zmq.ROUTER)
+        self._peers.linger = 0
+        self._peers.maxmsgsize = MAX_CONTROL
+        self._peers.router_mandatory = True  # EHOSTUNREACH tells of a dead worker well before its heartbeats do
+        self._peers.router_handover = True  # a worker that was started again comes by the same name
+        self._peers.sndhwm = self._peers.rcvhwm = 10_000
+        try:
+            self._peers.bind(settings.bind)
+        except zmq.ZMQError as error:
+            self._context.destroy(linger=0)
+            raise SettingsError(f"broker: {settings.bind} can't be bound: {error}") from None
+        self.endpoint = self._peers.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._sink = self._context.socket(zmq.DEALER)
+        self._sink.linger = 0
+        self._sink.maxmsgsize = MAX_CONTROL
+        self._sink.identity = b"broker"
+        self._sink.immediate = True  # a sink that is down shall not find a thousand Hellos when it comes
+        self._sink.sndhwm = 100
+        self._sink.rcvhwm = 100_000  # its answer to a Hello tells everything at once
+        self._sink.connect(settings.sink)
+        self._poller = zmq.Poller()
+        self._poller.register(self._peers, zmq.POLLIN)
+        self._poller.register(self._sink, zmq.POLLIN)
+        self._ticked = float("-inf")
+        self._quiet_until = float("-inf")
+
+    def run(self, lifeline: Lifeline) -> None:
+        """Work until the end."""
+        lifeline.register(self._poller)
+        while True:
+            events = dict(self._poller.poll(int(1000 * TICK)))
+            if lifeline.over(events):
+                return
+            self.turn(events)
+
+    def turn(self, events: dict[Any, int]) -> None:
+        """Do what can be done now; never waits."""
+        now = self._clock()
+        if self._sink in events:
+            for parts in self._drain(self._sink):
+                self._hear(SINK, parts, now)
+        if self._peers in events:
+            for peer, *parts in self._drain(self._peers):
+                self._hear(peer, parts, now)
+        if now - self._ticked >= TICK:
+            self._ticked = now
+            self._say(self.core.tick(now), now)
+        else:
+            self._say(self.core.pump(now), now)
+
+    def close(self) -> None:
+        """Close every socket."""
+        self._context.destroy(linger=0)
+
+    def _drain(self, socket: zmq.Socket[bytes]) -> Iterable[list[bytes]]:
+        for _ in range(TURN):
+            try:
+                yield socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+
+    def _hear(self, peer: bytes, parts: Sequence[bytes], now: float) -> None:
+        try:
+            if len(parts) != 1:
+                raise WireError(f"a message of {len(parts)} parts, expected 1")
+            message = decode(parts[0])
+        except WireError as error:
+            self.malformed += 1
+            if now >= self._quiet_until:
+                self._quiet_until = now + LOG_EVERY
+                log.warning("from %r: %s (%d malformed so far)", peer, error, self.malformed)
+            return
+        self._say(self.core.receive(peer, message, now), now)
+
+    def _say(self, sends: Iterable[Send], now: float) -> None:
+        for peer, message in sends:
+            try:
+                if peer == SINK:
+                    self._sink.send(encode(message), zmq.NOBLOCK)
+                else:
+                    self._peers.send_multipart([peer, encode(message)], zmq.NOBLOCK)
+            except zmq.ZMQError as error:  # nobody of that name any more, or it takes nothing more
+                if peer == SINK:
+                    log.debug("the sink isn't there: %s", error)
+                    continue
+                log.info("%r can't be reached: %s", peer, error)
+                self.core.unreachable(peer, message, now)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until SIGTERM or the end of standard input."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if len(arguments) != 1:
+            raise SettingsError("broker: expected its settings as one JSON argument")
+        try:
+            settings = msgspec.json.decode(arguments[0], type=BrokerSettings)
+        except msgspec.DecodeError as error:
+            raise SettingsError(f"broker: settings: {error}") from None
+        logging.basicConfig(level=settings.log, format="%(asctime)s broker %(levelname)s %(message)s")
+        lifeline = Lifeline()
+        broker = Broker(settings)
+        try:
+            announce(role="broker", ready=True, endpoint=broker.endpoint)
+            broker.run(lifeline)
+        finally:
+            broker.close()
+            log.info("ended; %s", dict(broker.core.counts))
+    except HaltereError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,523 @@
+"""The broker without its sockets: messages and a clock go in, messages come out.
+
+It holds soft state only. What was promised and what is done it learns from the sink, as often as need be; what is in
+the ring it learns from the ingest. So it may die at any time, and a message to it may be lost, doubled or late.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from .broker_peers import Lease, Peer, Peers
+from .broker_stream import Held, Key, State, Stream
+from .broker_waiting import Waiting
+from .wire.messages import (
+    VERSION,
+    AnyMessage,
+    Beat,
+    Block,
+    Bye,
+    Connect,
+    Credit,
+    Done,
+    Dropped,
+    Expect,
+    Frames,
+    Free,
+    Hello,
+    Message,
+    Nack,
+    RunClose,
+    RunOpen,
+    Status,
+    StatusReply,
+    StreamOpen,
+    Welcome,
+)
+
+SINK: Final = b"\0sink"
+"""The sink's address; no peer can have it, because ZeroMQ's own identities have five bytes and others no leading 0."""
+
+MAX_RUNS: Final = 64
+MAX_RINGS: Final = 64
+MAX_FREE: Final = 4096
+"""Offsets in one FREE."""
+
+FILES_QUEUED: Final = 32
+"""Batches of one stream that wait in the file queue; more are found when there is room."""
+
+LIVE_IN_A_ROW: Final = 3
+"""After so many live batches one from files gets its turn, so that a backfill goes on during a long run."""
+
+
+class Send(NamedTuple):
+    """What to send to whom."""
+
+    peer: bytes
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds."""
+
+    beat: float = 0.5
+    """Between two signs of life to each worker."""
+    liveness: float = 3.0
+    lease: float = 90.0
+    late: float = 0.5
+    quiet: float = 5.0
+    sync: float = 5.0
+    """Between two requests to the sink to tell everything."""
+    resync: float = 1.0
+    """The same while something waits for it and it is silent."""
+    unclaimed: float = 30.0
+    """That frames of an unknown series may wait in the ring."""
+    keep: float = 30.0
+    """That a complete run is remembered."""
+
+
+@dataclass(slots=True)
+class Run:
+    """A run that the sink told of."""
+
+    processed: str
+    totals: dict[str, int] | None = None
+    streams: list[Key] = field(default_factory=list)
+    complete_at: float | None = None
+
+
+class BrokerCore:
+    """Frames and files in, work out.
+
+    Each method returns what to send. ``now`` is in seconds of a monotonic clock, and nothing here reads another.
+
+    Parameters
+    ----------
+    epoch
+        Grows each time the broker starts anew; tokens of work count on from it, so they are never used twice.
+    """
+
+    def __init__(self, epoch: int, times: Times = Times()) -> None:
+        self.epoch = epoch
+        self.times = times
+        self.peers = Peers(lease=times.lease, liveness=times.liveness)
+        self.runs: dict[str, Run] = {}
+        self.streams: dict[Key, Stream] = {}
+        self.counts: Counter[str] = Counter()
+        """What was refused, lost or let go, by its reason."""
+        self._token = epoch
+        self._series: dict[tuple[str, int], Key] = {}
+        self._endpoints: dict[str, str] = {}
+        self._waiting = Waiting(times.unclaimed)
+        self._owners: dict[str, bytes] = {}
+        self._frees: dict[str, list[Block]] = {}
+        self._live: deque[tuple[Key, int]] = deque()
+        self._files: deque[tuple[Key, int]] = deque()
+        self._file_queued: Counter[Key] = Counter()
+        self._in_a_row = 0
+        self._heard_sink = float("-inf")
+        self._asked_sink = float("-inf")
+        self._ask = True
+        self._beaten = float("-inf")
+        self._of_sink: dict[type[Message], Callable[..., list[Send]]] = {
+            RunOpen: self._run_open,
+            StreamOpen: self._stream_open,
+            Expect: self._expect,
+            RunClose: self._run_close,
+            Done: self._done,
+            Welcome: self._sink_welcome,
+        }
+        self._of_peers: dict[type[Message], Callable[..., list[Send]]] = {
+            Hello: self._hello,
+            Frames: self._frames,
+            Dropped: self._dropped,
+            Credit: self._credit,
+            Beat: self._beat,
+            Nack: self._nack,
+            Bye: self._bye,
+            Status: self._status,
+        }
+
+    # --- the outside ------------------------------------------------------------------------------------------------
+
+    def receive(self, peer: bytes, message: AnyMessage, now: float) -> list[Send]:
+        """Take a message; :meth:`pump` then says what work can go."""
+        if peer == SINK:
+            self._heard_sink = now
+            of_sink = self._of_sink.get(type(message))
+            if of_sink is not None:
+                return of_sink(message, now)
+        else:
+            of_peer = self._of_peers.get(type(message))
+            if of_peer is not None:
+                return of_peer(peer, message, now)
+        self.counts[f"refused {type(message).__name__}"] += 1
+        return []
+
+    def unreachable(self, peer: bytes, message: Message, now: float) -> None:
+        """Take back a message that couldn't be delivered: the transport knows the peer no more."""
+        self.counts["unreachable"] += 1
+        self._lose(peer, now, "unreachable")
+        if isinstance(message, Free):
+            # Its owner, if it lives, comes again by another address and says what it holds; until then nobody asks.
+            self._owners.pop(message.ring, None)
+
+    def tick(self, now: float) -> list[Send]:
+        """Do what time brings; call it every 50 ms or so."""
+        out: list[Send] = []
+        for peer, why in self.peers.failing(now):
+            self._lose(peer.peer, now, why)
+            # If it lives it has to know that its session ended; Hello with a new one gives it credit again.
+            out.append(Send(peer.peer, Welcome(VERSION, self.epoch, 0, 0)))
+        for held in self._waiting.expired(now):
+            self.counts["frames of unknown series let go"] += 1
+            self._free(held)
+        for key, stream in self.streams.items():
+            for number in stream.scan(now, FILES_QUEUED - self._file_queued[key]):
+                self._enqueue(key, stream, number)
+        self._forget(now)
+        if now - self._beaten >= self.times.beat:
+            self._beaten = now
+            out += [Send(peer.peer, self._welcome()) for peer in self.peers.of("worker")]
+        return out + self._sync(now) + self.pump(now)
+
+    def pump(self, now: float) -> list[Send]:
+        """Give work to whoever has credit, and blocks back to the rings."""
+        out: list[Send] = []
+        while (self._live or self._files) and (peer := self.peers.next()) is not None:
+            out += self._give(peer, now)
+        for ring, blocks in self._frees.items():
+            owner = self._owners.get(ring)
+            if owner is None:
+                self.counts["blocks of a ring without owner"] += len(blocks)
+                continue
+            for at in range(0, len(blocks), MAX_FREE):
+                some = blocks[at : at + MAX_FREE]
+                out.append(Send(owner, Free(ring, [each.offset for each in some], [each.frame for each in some])))
+        self._frees.clear()
+        return out
+
+    # --- from the sink ----------------------------------------------------------------------------------------------
+
+    def _sink_welcome(self, message: Welcome, now: float) -> list[Send]:
+        self._ask |= not message.lease_ms
+        return []
+
+    def _run_open(self, message: RunOpen, now: float) -> list[Send]:
+        known = self.runs.get(message.run)
+        if known is not None and known.processed != message.processed:
+            self._forget_run(message.run, now)  # the same raw run, by other recipes
+        if message.run not in self.runs:
+            self._make_room(now)
+            self.runs[message.run] = Run(message.processed)
+        return []
+
+    def _stream_open(self, message: StreamOpen, now: float) -> list[Send]:
+        run = self.runs.get(message.run)
+        key = Key(message.run, message.stream, message.cfg)
+        if run is None:
+            self._ask = True
+        if run is None or key in self.streams:
+            return []
+        stream = self.streams[key] = Stream(message, now, late=self.times.late, quiet=self.times.quiet)
+        run.streams.append(key)
+        run.complete_at = None
+        self._ask = True  # what of it is done already? nothing is dispatched before
+        if run.totals is not None:
+            stream.close(run.totals.get(message.stream, 0), now)
+        if message.live is None:
+            return []
+        lane = message.live
+        self._series[lane.endpoint, lane.series] = key
+        self._endpoints[lane.endpoint] = lane.protocol
+        out = [Send(peer.peer, Connect(lane.endpoint, lane.protocol)) for peer in self.peers.of("ingest")]
+        for waited in self._waiting.claim(lane.endpoint, lane.series):
+            if isinstance(waited, Frames):
+                self._arrive(key, stream, waited, now)
+            else:
+                stream.drop(waited.ranges, waited.reason, now)
+        return out
+
+    def _expect(self, message: Expect, now: float) -> list[Send]:
+        for stream in self._named(message.run, message.stream):
+            stream.expect(message, now)
+        return []
+
+    def _run_close(self, message: RunClose, now: float) -> list[Send]:
+        run = self.runs.get(message.run)
+        if run is None or run.totals is not None:
+            return []
+        run.totals = {total.stream: total.n for total in message.totals}
+        for key in run.streams:
+            stream = self.streams[key]
+            stream.close(run.totals.get(key.stream, stream.expected.end), now)
+            self._collect(stream)
+            # Before a frame is called lost the sink has to tell everything once more: an EXPECT may not have come.
+            self._ask |= not stream.covered.covers(0, stream.total or 0)
+        return []
+
+    def _done(self, message: Done, now: float) -> list[Send]:
+        stream = self.streams.get(Key(message.run, message.stream, message.cfg))
+        if stream is None:
+            return []
+        finished = set(stream.finish(message.ranges, full=message.full))
+        self._collect(stream)
+        if finished:
+            for peer in self.peers.of("worker"):
+                for lease in list(peer.leases.values()):
+                    if lease.key == stream.key and lease.number in finished:
+                        self.peers.end(lease, now)
+        return []
+
+    # --- from the ingest --------------------------------------------------------------------------------------------
+
+    def _frames(self, peer: bytes, message: Frames, now: float) -> list[Send]:
+        out = self._met(peer, now)
+        if message.ring not in self._owners and len(self._owners) >= MAX_RINGS:
+            del self._owners[next(iter(self._owners))]
+        self._owners[message.ring] = peer
+        key = self._series.get((message.endpoint, message.series))
+        if key is None:
+            let_go = self._waiting.put(message, now)
+            self.counts["frames of unknown series let go"] += len(let_go)
+            for held in let_go:
+                self._free(held)
+            return out
+        self._arrive(key, self.streams[key], message, now)
+        return out
+
+    def _arrive(self, key: Key, stream: Stream, message: Frames, now: float) -> None:
+        if (wrong := stream.misfit(message)) is not None:
+            # The worker would decode it by what the document says. Its file is looked at instead, and tells.
+            for block in message.blocks:
+                self._free(Held(message.ring, block))
+            stream.drop([(block.frame, block.frame + 1) for block in message.blocks], wrong, now)
+            return
+        for block in message.blocks:
+            number = stream.arrive(message.ring, block, now)
+            if number is not None:
+                self._enqueue(key, stream, number)
+        self._collect(stream)
+
+    def _dropped(self, peer: bytes, message: Dropped, now: float) -> list[Send]:
+        key = self._series.get((message.endpoint, message.series))
+        if key is None:
+            self._waiting.put(message, now)
+        else:
+            self.streams[key].drop(message.ranges, message.reason, now)
+        return self._met(peer, now)
+
+    # --- from the workers -------------------------------------------------------------------------------------------
+
+    def _hello(self, peer: bytes, message: Hello, now: float) -> list[Send]:
+        if message.role not in ("ingest", "worker"):
+            self.counts["refused a role"] += 1
+            return []
+        known = self.peers.get(peer)
+        busy = -1 if known is None else known.busy
+        self._give_back(self.peers.hello(peer, message, now), busy)
+        out = [Send(peer, self._welcome())]
+        if message.role == "ingest":
+            out += [Send(peer, Connect(endpoint, protocol)) for endpoint, protocol in self._endpoints.items()]
+        return out
+
+    def _credit(self, peer: bytes, message: Credit, now: float) -> list[Send]:
+        known = self.peers.knows(peer, message.session, now)
+        if known is None or known.role != "worker":
+            return [self._stranger(peer)]
+        self.peers.grant(known, message.limit, now)
+        return []
+
+    def _beat(self, peer: bytes, message: Beat, now: float) -> list[Send]:
+        known = self.peers.knows(peer, message.session, now)
+        if known is None:
+            return [self._stranger(peer)]
+        self.peers.beat(known, message, now)
+        return []
+
+    def _nack(self, peer: bytes, message: Nack, now: float) -> list[Send]:
+        lease = self.peers.find(message.token, peer)
+        if lease is None:
+            self.counts["stale NACK"] += 1
+            return []
+        self.counts["NACK"] += 1
+        self.peers.end(lease, now)
+        stream = self.streams.get(lease.key)
+        if stream is not None:
+            stream.refuse(lease.number, message, now)
+            self._again(lease, stream, now)
+        return []
+
+    def _bye(self, peer: bytes, message: Bye, now: float) -> list[Send]:
+        if self.peers.knows(peer, message.session, now) is not None:
+            self._give_back(self.peers.lose(peer), -1)
+        return []
+
+    def _status(self, peer: bytes, message: Status, now: float) -> list[Send]:
+        return [Send(peer, StatusReply(message.serial, msgspec.json.encode(self.snapshot())))]
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _welcome(self) -> Welcome:
+        return Welcome(VERSION, self.epoch, int(1000 * self.times.lease), int(1000 * self.times.beat))
+
+    def _stranger(self, peer: bytes) -> Send:
+        self.counts["unknown session"] += 1
+        return Send(peer, Welcome(VERSION, self.epoch, 0, 0))
+
+    def _met(self, peer: bytes, now: float) -> list[Send]:
+        known = self.peers.get(peer)
+        if known is None:
+            return [self._stranger(peer)]
+        known.heard = now
+        return []
+
+    def _named(self, run: str, stream: str) -> list[Stream]:
+        known = self.runs.get(run)
+        return [self.streams[key] for key in known.streams if key.stream == stream] if known else []
+
+    def _sync(self, now: float) -> list[Send]:
+        """Ask the sink to tell everything: at the start, for a new stream, now and then, and when it is silent."""
+        since = now - self._asked_sink
+        waiting = self.peers.leases > 0 or any(
+            stream.total is not None and not stream.complete for stream in self.streams.values()
+        )
+        silent = now - self._heard_sink > self.times.resync
+        if (
+            since >= self.times.sync
+            or (self._ask and since >= self.times.beat / 5)
+            or (waiting and silent and since >= self.times.resync)
+        ):
+            self._asked_sink = now
+            self._ask = False
+            return [Send(SINK, Hello(VERSION, "broker", "broker", self.epoch))]
+        return []
+
+    def _free(self, held: Held) -> None:
+        self._frees.setdefault(held.ring, []).append(held.block)
+
+    def _collect(self, stream: Stream) -> None:
+        for held in stream.freed:
+            self._free(held)
+        stream.freed.clear()
+
+    def _enqueue(self, key: Key, stream: Stream, number: int, *, first: bool = False) -> None:
+        queue = self._live if stream.queue(number) else self._files
+        self._file_queued[key] += queue is self._files
+        if first:
+            queue.appendleft((key, number))
+        else:
+            queue.append((key, number))
+
+    def _give(self, peer: Peer, now: float) -> list[Send]:
+        queue = self._files if self._files_turn() else self._live
+        key, number = queue.popleft()
+        if queue is self._files:
+            self._file_queued[key] -= 1
+        stream = self.streams.get(key)
+        work = stream.work(number, self._token + 1) if stream is not None else None
+        if stream is None or work is None:
+            return []  # done meanwhile, or forgotten
+        self._token += 1
+        self._in_a_row = 0 if queue is self._files else self._in_a_row + 1
+        self.peers.assign(Lease(self._token, peer.peer, key, number, from_files=not work.ring), now)
+        out = [] if key in peer.told else [Send(peer.peer, stream.opened)]
+        peer.told.add(key)
+        return [*out, Send(peer.peer, work)]
+
+    def _files_turn(self) -> bool:
+        """Files alone when nothing came live, never more than half of what is out when something did."""
+        if not self._live or not self._files:
+            return not self._live
+        return self._in_a_row >= LIVE_IN_A_ROW and 2 * self.peers.out_of_files <= self.peers.leases
+
+    def _lose(self, peer: bytes, now: float, why: str) -> None:
+        known = self.peers.get(peer)
+        if known is not None:
+            self.counts[f"{known.role} lost: {why}"] += 1
+            self._give_back(self.peers.lose(peer), known.busy)
+
+    def _give_back(self, leases: list[Lease], busy: int) -> None:
+        for lease in reversed(leases):  # so that the first sent is the first to go again
+            stream = self.streams.get(lease.key)
+            if stream is not None:
+                stream.give_back(lease.number, suspect=lease.token == busy)
+                self._again(lease, stream, None)
+
+    def _again(self, lease: Lease, stream: Stream, now: float | None) -> None:
+        """Queue a batch that came back at the front, if it can go at once; else the next scan finds it."""
+        self._collect(stream)
+        batch = stream.batches.get(lease.number)
+        if batch is not None and batch.state is State.OPEN and (now is None or stream.ready(lease.number, now)):
+            self._enqueue(lease.key, stream, lease.number, first=True)
+
+    def _make_room(self, now: float) -> None:
+        """Let the oldest run go that nothing is held or leased of, if there are too many."""
+        if len(self.runs) < MAX_RUNS:
+            return
+        idle = [uid for uid, run in self.runs.items() if all(not self.streams[key].batches for key in run.streams)]
+        self.counts["runs let go"] += 1
+        self._forget_run(idle[0] if idle else next(iter(self.runs)), now)
+
+    def _forget(self, now: float) -> None:
+        for uid, run in list(self.runs.items()):
+            if not self._complete(run):
+                run.complete_at = None
+            elif run.complete_at is None:
+                run.complete_at = now
+            elif now - run.complete_at > self.times.keep:
+                self._forget_run(uid, now)
+
+    def _complete(self, run: Run) -> bool:
+        return run.totals is not None and all(self.streams[key].complete for key in run.streams)
+
+    def _forget_run(self, uid: str, now: float) -> None:
+        for key in self.runs.pop(uid).streams:
+            self._file_queued.pop(key, None)
+            stream = self.streams.pop(key)
+            stream.release()
+            self._collect(stream)
+            for peer in self.peers.of("worker"):
+                peer.told.discard(key)
+                for lease in [each for each in peer.leases.values() if each.key == key]:
+                    self.peers.end(lease, now)
+        self._series = {lane: key for lane, key in self._series.items() if key in self.streams}
+
+    # --- accounts ---------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return how things stand, as plain data; only the last 8 runs, because an answer is bounded."""
+        recent = list(self.runs)[-8:]
+        return {
+            "role": "broker",
+            "epoch": self.epoch,
+            "runs": {
+                uid: {
+                    "closed": self.runs[uid].totals is not None,
+                    "complete": self._complete(self.runs[uid]),
+                    "streams": {key.stream: self.streams[key].summary() for key in self.runs[uid].streams[:12]},
+                }
+                for uid in recent
+            },
+            "workers": {
+                peer.name: {
+                    "busy": peer.busy >= 0,
+                    "leases": len(peer.leases),
+                    "credit": peer.limit - peer.sent,
+                    "frames": peer.frames,
+                    "reduce_us": peer.reduce_us,
+                }
+                for peer in list(self.peers.of("worker"))[:128]
+            },
+            "ingests": [peer.name for peer in self.peers.of("ingest")][:16],
+            "queued": {"live": len(self._live), "files": len(self._files)},
+            "ring_bytes": sum(stream.held_bytes for stream in self.streams.values()),
+            "unclaimed": len(self._waiting),
+            "counts": dict(self.counts),
+        }

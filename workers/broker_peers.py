@@ -1,0 +1,185 @@
+"""The broker's peers: who is there, who may have work, who has which.
+
+Credit is cumulative, so a lost or repeated grant is harmless. A lease has no deadline of its own (a prefetched unit
+behind a slow one isn't late); its worker has one, for progress on what it says it executes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from .broker_stream import Key
+from .wire.messages import Beat, Hello
+
+MAX_AHEAD: Final = 1024
+"""Most units of credit that count, whatever a worker says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A unit of work in a worker's hands."""
+
+    token: int
+    peer: bytes
+    key: Key
+    number: int
+    """The batch's."""
+    from_files: bool
+
+
+@dataclass(slots=True)
+class Peer:
+    """An ingest or a worker that has said Hello."""
+
+    peer: bytes
+    role: str
+    name: str
+    session: int
+    heard: float
+    limit: int = 0
+    sent: int = 0
+    got: int = 0
+    busy: int = -1
+    progress: float = 0.0
+    """When it last began something else, or had nothing to do."""
+    received: float = 0.0
+    """When the number of units that it got last equalled what was sent, or moved towards it."""
+    frames: int = 0
+    reduce_us: int = 0
+    leases: dict[int, Lease] = field(default_factory=dict)
+    told: set[Key] = field(default_factory=set)
+    """Streams whose STREAM_OPEN it was sent."""
+
+
+class Peers:
+    """Everybody who has said Hello.
+
+    Parameters
+    ----------
+    lease
+        Seconds without progress on what a worker says it executes until its work goes to another.
+    liveness
+        Seconds without a word until a peer is held to be gone.
+    """
+
+    def __init__(self, *, lease: float = 90.0, liveness: float = 3.0) -> None:
+        self.lease = lease
+        self.liveness = liveness
+        self._peers: dict[bytes, Peer] = {}
+        self._willing: deque[bytes] = deque()
+        self._leases: dict[int, Lease] = {}
+        self.out_of_files = 0
+        """Leases of batches that come from files alone."""
+
+    def __getitem__(self, peer: bytes) -> Peer:
+        return self._peers[peer]
+
+    def get(self, peer: bytes) -> Peer | None:
+        """Return a peer that said Hello."""
+        return self._peers.get(peer)
+
+    def of(self, role: str) -> Iterator[Peer]:
+        """Yield the peers of a role."""
+        return (peer for peer in list(self._peers.values()) if peer.role == role)
+
+    @property
+    def leases(self) -> int:
+        """How many units are in workers' hands."""
+        return len(self._leases)
+
+    def hello(self, peer: bytes, message: Hello, now: float) -> list[Lease]:
+        """Meet a peer, or meet it anew; return the leases that end by it."""
+        ended: list[Lease] = []
+        known = self._peers.get(peer)
+        if known is not None and (known.role, known.session) == (message.role, message.session):
+            known.heard = now
+            return ended
+        for other in self.of(message.role):
+            if other.name == message.name or other.peer == peer:
+                ended += self.lose(other.peer)
+        self._peers[peer] = Peer(peer, message.role, message.name, message.session, now, progress=now, received=now)
+        return ended
+
+    def knows(self, peer: bytes, session: int, now: float) -> Peer | None:
+        """Return the peer if this is its session, and note that it lives."""
+        known = self._peers.get(peer)
+        if known is None or known.session != session:
+            return None
+        known.heard = now
+        return known
+
+    def grant(self, peer: Peer, limit: int, now: float) -> None:
+        """Take a worker's credit; less than before is an old message."""
+        peer.limit = max(peer.limit, min(limit, peer.sent + MAX_AHEAD))
+        if peer.sent < peer.limit and peer.peer not in self._willing:
+            self._willing.append(peer.peer)
+
+    def beat(self, peer: Peer, message: Beat, now: float) -> None:
+        """Take a sign of life."""
+        if message.busy != peer.busy or message.busy < 0:
+            peer.progress = now
+        peer.busy = message.busy
+        if message.got > peer.got or message.got == peer.sent:
+            peer.received = now
+        peer.got = max(peer.got, message.got)
+        peer.frames, peer.reduce_us = message.frames, message.reduce_us
+
+    def next(self) -> Peer | None:
+        """Return the worker whose turn it is, among those with credit."""
+        while self._willing:
+            peer = self._peers.get(self._willing[0])
+            if peer is not None and peer.sent < peer.limit:
+                return peer
+            self._willing.popleft()
+        return None
+
+    def assign(self, lease: Lease, now: float) -> None:
+        """Note that a worker was sent a unit; the next one's turn is then another's."""
+        peer = self._peers[lease.peer]
+        if peer.sent == peer.got:
+            peer.received = now
+        if not peer.leases:
+            peer.progress = now
+        peer.sent += 1
+        peer.leases[lease.token] = lease
+        self._leases[lease.token] = lease
+        self.out_of_files += lease.from_files
+        self._willing.rotate(-1)
+
+    def find(self, token: int, peer: bytes) -> Lease | None:
+        """Return the lease of that token if it is that peer's."""
+        lease = self._leases.get(token)
+        return lease if lease is not None and lease.peer == peer else None
+
+    def end(self, lease: Lease, now: float) -> None:
+        """End a lease; ended before, it changes nothing."""
+        if self._leases.pop(lease.token, None) is None:
+            return
+        self.out_of_files -= lease.from_files
+        peer = self._peers.get(lease.peer)
+        if peer is not None:
+            peer.leases.pop(lease.token, None)
+            peer.progress = now
+
+    def lose(self, peer: bytes) -> list[Lease]:
+        """Forget a peer; return the leases that end by it, the first sent first."""
+        known = self._peers.pop(peer, None)
+        if known is None:
+            return []
+        for lease in known.leases.values():
+            self._leases.pop(lease.token, None)
+            self.out_of_files -= lease.from_files
+        return list(known.leases.values())
+
+    def failing(self, now: float) -> Iterator[tuple[Peer, str]]:
+        """Yield the peers that are to be given up, and why."""
+        for peer in list(self._peers.values()):
+            if now - peer.heard > self.liveness:
+                yield peer, "silent"
+            elif peer.leases and peer.busy >= 0 and now - peer.progress > self.lease:
+                yield peer, "no progress"
+            elif peer.got < peer.sent and now - peer.received > self.liveness:
+                yield peer, "work was lost on the way"
