@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import stat
 import sys
@@ -18,6 +17,8 @@ from ..workers.process import Process
 
 if TYPE_CHECKING:
     from bluesky_tiled_plugins import CatalogOfBlueskyRuns
+
+    from .buffer import FlushableBuffer
 
 
 class Catalog:
@@ -60,9 +61,7 @@ class Catalog:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SettingsError(
-                f"catalog's folder {directory} can't be made: {error.strerror}; name another"
-            ) from None
+            raise SettingsError(f"catalog's folder {directory} can't be made: {error.strerror}; name another") from None
         settings = {
             "directory": str(directory),
             "readable": [str(Path(each).resolve()) for each in readable],
@@ -144,6 +143,18 @@ class Catalog:
         return self._clients[name]
 
 
+def raw_writer(catalog: Catalog) -> FlushableBuffer:
+    """Return what ``RE.subscribe`` takes to record runs in ``catalog.raw``, off the RunEngine's thread.
+
+    A run is seen in the catalog as soon as it starts; its frames within a few seconds; its events, 20 at a time.
+    After ``flush()`` everything is there.
+    """
+    from .buffer import FlushableBuffer
+    from .rewriting import Rewriting
+
+    return FlushableBuffer(Rewriting(lambda: catalog.raw, batch_size=20))
+
+
 def connect(uri: str, key: str) -> Any:
     """Return Tiled's client for ``uri``.
 
@@ -155,23 +166,14 @@ def connect(uri: str, key: str) -> Any:
     import httpx
     from tiled.client import from_uri
 
-    past_proxies(uri)
+    # The proxies that an environment may name don't reach this host's loopback.
+    loopback = urlsplit(uri).hostname in ("127.0.0.1", "localhost", "::1")
     try:
-        return from_uri(uri, api_key=key)
+        return from_uri(uri, api_key=key, trust_env=not loopback)
     except httpx.HTTPStatusError as error:
         raise SettingsError(f"catalog {uri} refuses: HTTP {error.response.status_code}; is the key its own?") from None
     except httpx.HTTPError as error:
         raise SettingsError(f"catalog {uri} doesn't answer: {error}; is it running?") from None
-
-
-def past_proxies(uri: str) -> None:
-    """Keep a loopback address away from the proxies that the environment names: Tiled's client would ask them."""
-    host = urlsplit(uri).hostname
-    if host in ("127.0.0.1", "localhost"):
-        for variable in ("NO_PROXY", "no_proxy"):
-            named = [each for each in os.environ.get(variable, "").split(",") if each]
-            if host not in named:
-                os.environ[variable] = ",".join([*named, host])
 
 
 def read_key(path: Path) -> str:

@@ -90,7 +90,13 @@ def make_catalogs(uri: str, key: str) -> None:
     """Make the containers :data:`CATALOGS` where they are missing."""
     opener = build_opener(ProxyHandler({}))
     for name in CATALOGS:
-        body = {"id": name, "structure_family": "container", "metadata": {}, "specs": [SPEC], "data_sources": []}
+        body: dict[str, Any] = {
+            "id": name,
+            "structure_family": "container",
+            "metadata": {},
+            "specs": [SPEC],
+            "data_sources": [],
+        }
         request = Request(f"{uri}/metadata/", json.dumps(body).encode(), {"Content-Type": "application/json"})
         request.add_header("Authorization", f"Apikey {key}")
         try:

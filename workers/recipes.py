@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Struct
@@ -94,3 +95,17 @@ def cfg_hash(recipes: Sequence[RecipeSpec]) -> str:
         version = reducer_class(spec.reducer).version
         digest.update(canonical([spec.name, spec.reducer, version, json.loads(spec.params)]))
     return digest.hexdigest()[:16]
+
+
+PROCESSED: Final = uuid.UUID("6b9c6a0e-52c6-5d0e-9a53-6d3d1f4c2a71")
+"""The namespace of processed runs' uids."""
+
+
+def processed_uid(run: str, recipes: Iterable[Recipe]) -> str:
+    """Return the uid of the run that these recipes make of a raw run: the same ones, the same uid.
+
+    >>> processed_uid("a", []) == processed_uid("a", ()) != processed_uid("b", [])
+    True
+    """
+    cfgs = sorted(f"{recipe.source} {cfg_hash([recipe.spec()])}" for recipe in recipes)
+    return str(uuid.uuid5(PROCESSED, "\n".join([run, *cfgs])))
