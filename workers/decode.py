@@ -85,7 +85,11 @@ def _lz4(data: memoryview, size: int, itemsize: int) -> bytes:
     return plain
 
 
-_DECODERS: dict[str, Callable[[memoryview, int, int], bytes | memoryview]] = {"bslz4": _bslz4, "lz4": _lz4, "none": _plain}
+_DECODERS: dict[str, Callable[[memoryview, int, int], bytes | memoryview]] = {
+    "bslz4": _bslz4,
+    "lz4": _lz4,
+    "none": _plain,
+}
 
 
 def _check_header(data: memoryview, size: int, encoding: str) -> int:

@@ -245,8 +245,9 @@ class Azimuthal(Reducer):
         if not np.array_equal(left_out, self._known[0]):
             norm = self._norm.copy()
             norm[left_out] = 0
-            self._known = (left_out, self._operator @ norm)
-        return self._known[1]
+            self._known = (left_out, np.asarray(self._operator @ norm, np.float64))
+        denominator: NDArray[np.float64] = self._known[1]
+        return denominator
 
     def _csr(self, frame: Array) -> dict[str, Any]:
         native = frame.astype(frame.dtype.newbyteorder("="), copy=False)
@@ -290,14 +291,18 @@ def _load_npy(content: bytes) -> Array:
 
 
 def _read_mask(mask: Path | str | Array) -> NDArray[np.uint8]:
+    array: Array
     if isinstance(mask, str | Path):
         path = Path(mask)
         try:
             if path.suffix == ".npy":
-                return (_load_npy(path.read_bytes()) != 0).astype(np.uint8)
-            import fabio
+                array = _load_npy(path.read_bytes())
+            else:
+                import fabio
 
-            return np.asarray(fabio.open(str(path)).data != 0, np.uint8)
+                array = fabio.open(str(path)).data
         except OSError as error:
             raise ReductionError(f"mask {path} can't be read: {error}") from None
-    return (np.asarray(mask) != 0).astype(np.uint8)
+    else:
+        array = np.asarray(mask)
+    return np.not_equal(array, 0).astype(np.uint8)

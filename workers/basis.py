@@ -1,0 +1,174 @@
+"""An XRF basis as numbers: how each line looks in a spectrum, and the matrix that gives its area."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import FileError, ReductionError
+
+FORMAT: Final = 1
+MAX_CHANNELS: Final = 16384
+MAX_COMPONENTS: Final = 256
+KINDS: Final = ("line", "scatter", "background")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]{0,47}")
+_MEMBERS = {"format", "components", "kinds", "templates", "operator", "energy", "source"}
+_MAX_BYTES = 2 * 8 * MAX_CHANNELS * MAX_COMPONENTS + 65536
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Basis:
+    """A linear model of a spectrum: counts ≈ areas @ templates.
+
+    components
+        A name for each, such as ``Fe_Ka``.
+    kinds
+        For each ``"line"``, ``"scatter"`` or ``"background"``.
+    templates
+        (components, channels) float64: the counts that area 1 gives in each channel.
+    operator
+        (components, channels) float64: areas = operator @ spectrum. Its weights are frozen in it, so that the same
+        spectrum gives the same areas on every host and in every run.
+    energy
+        (zero, gain) in keV: channel c is at zero + gain·c.
+    source
+        What it was made from, for people.
+    """
+
+    components: tuple[str, ...]
+    kinds: tuple[str, ...]
+    templates: NDArray[np.float64]
+    operator: NDArray[np.float64]
+    energy: tuple[float, float]
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        """Check it.
+
+        Raises
+        ------
+        ReductionError
+            Names, kinds, shapes or numbers don't fit each other.
+        """
+        n = len(self.components)
+        if not 0 < n <= MAX_COMPONENTS or len(set(self.components)) != n or len(self.kinds) != n:
+            raise ReductionError(f"basis: {n} components, {len(set(self.components))} names, {len(self.kinds)} kinds")
+        if bad := [name for name in self.components if not _NAME.fullmatch(name)]:
+            raise ReductionError(f"basis: {bad[0]!r} can't name a component (letters, digits and _)")
+        if bad := [kind for kind in self.kinds if kind not in KINDS]:
+            raise ReductionError(f"basis: {bad[0]!r} is no kind; there are {', '.join(KINDS)}")
+        for name in ("templates", "operator"):
+            array: NDArray[Any] = getattr(self, name)
+            if array.ndim != 2 or array.shape[0] != n or not 0 < array.shape[1] <= MAX_CHANNELS:
+                raise ReductionError(f"basis: {name} of {array.shape} for {n} components")
+            if array.dtype != np.float64 or not np.isfinite(array).all():
+                raise ReductionError(f"basis: {name} must be finite float64")
+        if self.templates.shape != self.operator.shape:
+            raise ReductionError(f"basis: templates {self.templates.shape}, operator {self.operator.shape}")
+        if not (len(self.energy) == 2 and np.isfinite(self.energy).all() and self.energy[1] > 0):
+            raise ReductionError(f"basis: {self.energy} is no energy calibration")
+
+    @property
+    def channels(self) -> int:
+        """Channels of the spectra it is for."""
+        return int(self.templates.shape[1])
+
+    def of_kind(self, *kinds: str) -> tuple[str, ...]:
+        """Return the components of these kinds."""
+        return tuple(name for name, kind in zip(self.components, self.kinds, strict=True) if kind in kinds)
+
+    def save(self, path: Path | str) -> None:
+        """Write it as ``.npz``; equal bases give equal bytes."""
+        try:
+            Path(path).write_bytes(self.to_bytes())
+        except OSError as error:
+            raise FileError(f"{path}: the basis can't be written: {error.strerror}") from None
+
+    def to_bytes(self) -> bytes:
+        """Return it as the bytes of an ``.npz``."""
+        content = io.BytesIO()
+        np.savez_compressed(
+            content,
+            format=np.int64(FORMAT),
+            components=np.array(self.components),
+            kinds=np.array(self.kinds),
+            templates=self.templates,
+            operator=self.operator,
+            energy=np.array(self.energy, np.float64),
+            source=np.array(self.source),
+        )
+        return content.getvalue()
+
+
+def operator(templates: NDArray[np.float64], reference: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """Return the matrix of the weighted least-squares fit.
+
+    Parameters
+    ----------
+    templates
+        (components, channels) float64.
+    reference
+        (channels,), counts of a typical spectrum; each channel weighs 1 / max(counts, 1), so that small lines don't
+        drown in the noise of large ones. None: all channels weigh the same. Areas are unbiased either way.
+
+    Raises
+    ------
+    ReductionError
+        The templates aren't independent: some component is a mixture of others, or empty.
+    """
+    weight = np.ones(templates.shape[1]) if reference is None else 1 / np.sqrt(np.maximum(reference, 1.0))
+    weighted = (templates * weight).T
+    norms = np.linalg.norm(weighted, axis=0)
+    if not norms.all() or np.linalg.cond(weighted / norms) > 1e8:
+        raise ReductionError("basis: a component is empty, or a mixture of others: leave it out of the configuration")
+    # Columns of length 1 first: areas and backgrounds differ by orders of magnitude.
+    inverse: NDArray[np.float64] = np.linalg.pinv(weighted / norms) / norms[:, None] * weight
+    return inverse
+
+
+def load(source: Path | str | bytes) -> Basis:
+    """Read a basis from a file or from its bytes.
+
+    Raises
+    ------
+    FileError
+        The file can't be read.
+    ReductionError
+        It isn't a basis.
+    """
+    try:
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except OSError as error:
+        raise FileError(f"{source!s}: the basis can't be read: {error.strerror}") from None
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = {info.filename.removesuffix(".npy") for info in archive.infolist()}
+            size = sum(info.file_size for info in archive.infolist())
+        if members != _MEMBERS or size > _MAX_BYTES:
+            raise ReductionError(f"not a basis: it holds {', '.join(sorted(members))[:200]}, {size} bytes")
+        with np.load(io.BytesIO(content), allow_pickle=False) as npz:
+            found = {name: npz[name] for name in _MEMBERS}
+    except (zipfile.BadZipFile, ValueError, EOFError, KeyError, OSError, NotImplementedError) as error:
+        if isinstance(error, ReductionError):
+            raise
+        raise ReductionError(f"not a basis: {error} (make one with: haltere basis CFG)") from None
+    if found["format"].shape or int(found["format"]) != FORMAT:
+        raise ReductionError(
+            f"a basis of format {found['format']}, expected {FORMAT}: make it anew (haltere basis CFG)"
+        )
+    return Basis(
+        tuple(map(str, found["components"].ravel())),
+        tuple(map(str, found["kinds"].ravel())),
+        np.ascontiguousarray(found["templates"]),
+        np.ascontiguousarray(found["operator"]),
+        tuple(float(value) for value in found["energy"].ravel()),  # type: ignore[arg-type]
+        str(found["source"]),
+    )

@@ -1,0 +1,221 @@
+"""X-ray fluorescence: a spectrum per frame to the areas of its lines, by one matrix."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+from msgspec import Meta, Struct
+from numpy.typing import NDArray
+
+from .. import basis
+from ..assets import AssetStore, is_ref
+from ..decode import decode
+from ..errors import ReductionError, ShapeMismatch
+from ..wire.messages import InputSpec
+from . import params
+from .base import Array, Batch, Chunk, Output, Partial, Reducer, Setup
+
+_HISTOGRAM = re.compile(r"(.+)_channel(\d+)")
+SCALERS = ("allevent", "resetticks", "totalticks")
+
+
+class Parameters(Struct, frozen=True, kw_only=True):
+    """What a recipe of this reducer may say.
+
+    ``basis`` : reference to an asset, a :class:`haltere.workers.basis.Basis`. ``components`` : those of the basis to
+    give, in this order (:func:`recipe_params` lists them). ``keys`` : the data keys with spectra, None for all named
+    ``<device>_channelNN``, or the one of (elements, channels). ``event_width`` : of the Xspress3, in ticks.
+    """
+
+    basis: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+    components: Annotated[list[str], Meta(min_length=1, max_length=basis.MAX_COMPONENTS)]
+    keys: list[str] | None = None
+    event_width: Annotated[int, Meta(ge=0, le=1023)] = 6
+
+
+def recipe_params(source: basis.Basis | Path | str, assets: AssetStore, **others: Any) -> dict[str, Any]:
+    """Return a recipe's parameters, with the basis put into the store.
+
+    Parameters
+    ----------
+    source
+        A basis, its file, or a reference to one that is in the store.
+    assets
+        Where the pool keeps its assets.
+    others
+        Further :class:`Parameters`; ``components`` are all lines and scatter peaks unless given.
+    """
+    if isinstance(source, str) and is_ref(source):
+        ref, found = source, basis.load(assets.read(source))
+    else:
+        found = source if isinstance(source, basis.Basis) else basis.load(source)
+        ref = assets.put(found.to_bytes())
+    given = {"basis": ref, "components": list(found.of_kind("line", "scatter")), **others}
+    Fluorescence(**given)
+    return given
+
+
+class _Source(NamedTuple):
+    """Where spectra are: one key per element, or one key for all."""
+
+    keys: tuple[str, ...]
+    elements: int
+    channels: int
+    scalers: bool
+
+
+class Fluorescence(Reducer):
+    """Spectra to areas.
+
+    Outputs per frame, float64: for each component its area in counts (``Fe_Ka``) and the standard deviation that
+    counting gives it (``Fe_Ka_sigma``); ``dead_time``, the fraction of time in which the elements couldn't count (if
+    the detector tells). In all: ``spectrum``, (elements, channels) int64, counts as measured.
+
+    Each element's counts are scaled by ticks / (ticks − dead), dead = allevent·(event_width + 1) + resetticks (the
+    Xspress3 driver's formula), then added. Without scalers the factor is 1.
+
+    A frame's areas are summed channel by channel over its own counts (a sparse row times a dense matrix). A dense
+    product would give other last bits for other batch sizes, and on other processors; it isn't faster either where
+    most of 4096 channels are empty.
+    """
+
+    def __init__(self, **given: Any) -> None:
+        self.params = params.read(Parameters, "fluorescence", given)
+        names = self.params.components
+        if len(set(names)) != len(names) or not all(re.fullmatch(r"[A-Za-z0-9]\w{0,47}", name) for name in names):
+            raise ReductionError(f"fluorescence: components {names} must be names, each once")
+
+    def outputs(self, inputs: tuple[InputSpec, ...]) -> dict[str, Output]:
+        """Name the results.
+
+        Raises
+        ------
+        ReductionError
+            There are no spectra, they aren't integers, or only some elements have scalers.
+        """
+        source = self._source(inputs)
+        named = {}
+        for name in self.params.components:
+            label = name.replace("_", " ")
+            named[name] = Output("nav", (), "<f8", "counts", f"{label}, area")
+            named[f"{name}_sigma"] = Output("nav", (), "<f8", "counts", f"{label}, standard deviation of the area")
+        if source.scalers:
+            named["dead_time"] = Output("nav", (), "<f8", "", "fraction of time dead, mean of the elements")
+        shape = (source.elements, source.channels)
+        named["spectrum"] = Output("acc", shape, "<i8", "counts", "sum of all spectra", (".", "energy"))
+        named["energy"] = Output("const", (source.channels,), "<f8", "keV", "energy")
+        return named
+
+    def setup(self, run: Setup) -> dict[str, Array]:
+        """Load the basis. Return the energy axis."""
+        found = basis.load(AssetStore(run.assets).read(self.params.basis))
+        self._inputs = self._source(run.inputs)
+        if found.channels != self._inputs.channels:
+            raise ShapeMismatch(
+                f"the basis is for {found.channels} channels, {self._inputs.keys[0]} has {self._inputs.channels}: make "
+                f"one for this detector (haltere basis CFG --channels {self._inputs.channels})"
+            )
+        if missing := sorted(set(self.params.components) - set(found.components)):
+            raise ReductionError(
+                f"fluorescence: {', '.join(missing)} isn't in the basis; there are {', '.join(found.components)}"
+            )
+        rows = [found.components.index(name) for name in self.params.components]
+        self._operator = np.ascontiguousarray(found.operator[rows].T)
+        self._squared = self._operator**2
+        zero, gain = found.energy
+        return {"energy": zero + gain * np.arange(found.channels)}
+
+    def map(self, batch: Batch) -> Partial:
+        """Scale, add and project the spectra of all frames."""
+        source, n = self._inputs, len(batch.index)
+        spectra = self._spectra(batch)
+        factors, dead_time = self._factors(batch) if source.scalers else (np.ones((source.elements, n)), None)
+        counts, variances = np.zeros((n, source.channels)), np.zeros((n, source.channels))
+        total = np.zeros((source.elements, source.channels), np.int64)
+        for element, (measured, factor) in enumerate(zip(spectra, factors, strict=True)):
+            counts += measured * factor[:, None]
+            variances += measured * (factor**2)[:, None]
+            total[element] = measured.sum(axis=0, dtype=np.int64)
+        areas, sigmas = _project(counts, self._operator), np.sqrt(_project(variances, self._squared))
+        nav: dict[str, Array] = {}
+        for column, name in enumerate(self.params.components):
+            nav[name] = areas[:, column].copy()
+            nav[f"{name}_sigma"] = sigmas[:, column].copy()
+        if dead_time is not None:
+            nav["dead_time"] = dead_time
+        return Partial(batch.index, nav, {"spectrum": total})
+
+    def _source(self, inputs: tuple[InputSpec, ...]) -> _Source:
+        specs = {spec.key: spec for spec in inputs}
+        keys = self.params.keys
+        if keys is None:
+            keys = sorted(key for key, spec in specs.items() if len(spec.shape) == 1 and _HISTOGRAM.fullmatch(key))
+            keys = keys or [key for key, spec in specs.items() if len(spec.shape) == 2]
+        if not keys or not set(keys) <= specs.keys():
+            raise ReductionError(f"fluorescence finds no spectra, say which with keys=; there are {', '.join(specs)}")
+        chosen = [specs[key] for key in keys]
+        if any(np.dtype(spec.dtype).kind not in "iu" for spec in chosen):
+            raise ReductionError(f"fluorescence: {keys[0]} has no integers: counts are needed, not corrected spectra")
+        shapes = {spec.shape for spec in chosen}
+        shape = chosen[0].shape
+        if len(shapes) != 1 or len(shape) not in (1, 2) or (len(shape) == 2 and len(keys) != 1):
+            raise ReductionError(
+                f"fluorescence: {', '.join(keys)} have shapes {sorted(shapes)}; expected (channels,) each, or one key "
+                "of (elements, channels)"
+            )
+        if len(shape) == 2:
+            return _Source(tuple(keys), shape[0], shape[1], scalers=False)
+        there = [f"{key}_{name}" in specs for key in keys for name in SCALERS]
+        if any(there) and not all(there):
+            raise ReductionError(f"fluorescence: not every one of {', '.join(keys)} has {', '.join(SCALERS)}")
+        return _Source(tuple(keys), len(keys), shape[0], scalers=all(there))
+
+    def _spectra(self, batch: Batch) -> list[Array]:
+        """Return each element's (n, channels) counts."""
+        found = []
+        for key in self._inputs.keys:
+            data = batch.data[key]
+            if not isinstance(data, np.ndarray):
+                data = np.stack([decode(chunk) if isinstance(chunk, Chunk) else chunk for chunk in data])
+            found.extend([data] if data.ndim == 2 else [data[:, element] for element in range(data.shape[1])])
+        shape = (len(batch.index), self._inputs.channels)
+        for spectra in found:
+            if spectra.shape != shape or spectra.dtype.kind not in "iu":
+                raise ShapeMismatch(f"spectra of {spectra.shape} {spectra.dtype}, expected {shape} of integers")
+            if spectra.dtype.kind == "i" and spectra.size and spectra.min() < 0:
+                frame = batch.index[int(np.argmin(spectra.min(axis=1)))]
+                raise ReductionError(f"frame {frame}: a negative number of counts")
+        if len(found) != self._inputs.elements:
+            raise ShapeMismatch(f"spectra of {len(found)} elements, expected {self._inputs.elements}")
+        return found
+
+    def _factors(self, batch: Batch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the dead-time factors, (elements, n), and the fraction of time dead, (n,)."""
+        factors, fractions = [], np.zeros(len(batch.index))
+        for key in self._inputs.keys:
+            allevent, resetticks, ticks = (np.asarray(batch.data[f"{key}_{name}"], np.float64) for name in SCALERS)
+            dead = allevent * (self.params.event_width + 1) + resetticks
+            live = ticks - dead
+            if not (good := (live > 0) & (dead >= 0)).all():
+                at = int(np.argmin(good))
+                raise ReductionError(
+                    f"frame {batch.index[at]}: {key} was dead for {dead[at]:.0f} of {ticks[at]:.0f} ticks: its scalers "
+                    "can't be right, or it counted nothing but dead time"
+                )
+            factors.append(ticks / live)
+            fractions += dead / ticks
+        return np.array(factors), fractions / len(factors)
+
+
+def _project(rows: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return rows @ matrix, each row by itself, adding in the order of its channels, empty ones left out."""
+    from scipy import sparse
+
+    filled = rows != 0
+    starts = np.concatenate([[0], np.cumsum(filled.sum(axis=1))])
+    sparse_rows = sparse.csr_matrix((rows[filled], np.nonzero(filled)[1], starts), shape=rows.shape)
+    product: NDArray[np.float64] = sparse_rows @ matrix
+    return product
