@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import xarray
 from bluesky_tiled_plugins.clients.bluesky_event_stream import BlueskyEventStreamV3
-from bluesky_tiled_plugins.clients.bluesky_run import BlueskyRun
+from bluesky_tiled_plugins.clients.bluesky_run import BlueskyRun, BlueskyRunV2, BlueskyRunV3
 from tiled.client.constructors import from_context
 from tiled.client.utils import ClientError
 from tiled.queries import Eq
@@ -54,17 +54,16 @@ class ReducedStream(BlueskyEventStreamV3):  # type: ignore[misc]  # Tiled's clie
             raise KeyError(f"{self._name} has no {', '.join(unknown)}; it has {', '.join(sorted(there))}")
         keys: Mapping[str, Any] = self.metadata["data_keys"]
         arrays = {name for name in wanted if keys.get(name, {}).get("external")}
-        data = super().read(variables=sorted(wanted - arrays), dim0="frame").set_coords("frame")
+        data: xarray.Dataset = super().read(variables=sorted(wanted - arrays), dim0="frame").set_coords("frame")
         for name in sorted(arrays):
             values = np.asarray(self[name].read())
             n = min(len(values), data.sizes["frame"])  # while a run grows, one may be ahead of the other
             dims = keys[name].get("dims") or [f"{name}_{axis}" for axis in range(1, values.ndim)]
             data = data.isel(frame=slice(n)).assign({name: (("frame", *dims), values[:n])})
         data = data.assign_coords({name: values for name, values in self._axes.items() if name in data.dims})
-        for name in data.variables:
-            data[name].attrs.update(
-                {k: keys[name][k] for k in ("units", "long_name") if keys.get(str(name), {}).get(k)}
-            )
+        for variable in data.variables:
+            key = keys.get(str(variable), {})
+            data[variable].attrs.update({word: key[word] for word in ("units", "long_name") if key.get(word)})
         positions = position_names(self._start) or ()
         return data.set_coords([name for name in ("status", "time", *positions) if name in data])
 
@@ -193,7 +192,9 @@ def completeness(counts: Mapping[str, Any]) -> str:
 def register_formatters(ip: Any) -> None:
     """Make IPython shell ``ip`` print a run as :func:`describe_run` does."""
     text = ip.display_formatter.formatters["text/plain"]
-    text.for_type(BlueskyRun, _pretty)
+    # Each by name, because IPython prefers a subclass's own __repr__ to what is registered for its base.
+    for kind in (BlueskyRun, BlueskyRunV2, BlueskyRunV3):
+        text.for_type(kind, _pretty)
     text.for_type_by_name("databroker.v1", "Header", _pretty)
 
 

@@ -1,7 +1,7 @@
 """A map from measured points: which pixel each one fell into, and the sums and counts per pixel.
 
-Points are placed by where they were measured, never by their order: a snake's turns, jitter, overlap and points that come
-late need no care. A pixel that nothing fell into is NaN, not zero.
+Points are placed by where they were measured, never by their order: a snake's turns, jitter, overlap and points that
+come late need no care. A pixel that nothing fell into is NaN, not zero.
 """
 
 from __future__ import annotations
@@ -77,14 +77,13 @@ class Grid:
     @classmethod
     def covering(cls, names: tuple[str, str], y: Floats, x: Floats, shape: Sequence[int] | None = None) -> Grid:
         """Return a grid over what was measured, of ``shape`` or with about as many pixels as points."""
-        finite = np.isfinite(y) & np.isfinite(x)
-        spans = [
-            (float(each[finite].min()), float(each[finite].max())) if finite.any() else (0.0, 0.0) for each in (y, x)
-        ]
+        there = np.isfinite(y) & np.isfinite(x)
+        n = int(there.sum())
+        spans = [(float(each[there].min()), float(each[there].max())) if n else (0.0, 0.0) for each in (y, x)]
         if shape is None or len(shape) != 2:
             height, width = (high - low for low, high in spans)
-            rows = np.sqrt(finite.sum() * height / width) if height > 0 and width > 0 else (1 if width > 0 else len(y))
-            shape = (max(round(float(rows)), 1), max(round(finite.sum() / max(float(rows), 1)), 1))
+            rows = round((n * height / width) ** 0.5) if height and width else (n if height else 1)
+            shape = (max(rows, 1), max(round(n / max(rows, 1)), 1))
         slow, fast = (Axis.planned(*each) for each in zip(names, spans, shape, strict=True))
         return cls(slow, fast)
 
@@ -129,9 +128,18 @@ class Tally:
         self.masked += int(values.size - good.sum())
         self.outside += int(good.sum() - inside.sum())
 
+    def copy(self) -> Tally:
+        """Return one that stands still while this one grows."""
+        other = Tally(self.grid)
+        other.sums, other.counts = self.sums.copy(), self.counts.copy()
+        other.outside, other.masked = self.outside, self.masked
+        return other
+
     def mean(self) -> Floats:
         """Return (rows, columns) float64; NaN where nothing has been measured."""
-        return np.divide(self.sums, self.counts, out=np.full(self.grid.shape, np.nan), where=self.counts > 0)
+        mean: Floats = np.full(self.grid.shape, np.nan)
+        np.divide(self.sums, self.counts, out=mean, where=self.counts > 0)
+        return mean
 
 
 def position_names(start: Mapping[str, Any]) -> tuple[str, str] | None:
