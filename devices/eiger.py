@@ -124,8 +124,6 @@ class Eiger(SimplonDevice):
         return background(self, lambda: self._prepare(value), "prepare")
 
     def _prepare(self, info: FlyInfo) -> None:
-        if not self.data_dir.is_dir():
-            raise SettingsError(f"{self.name}: data_dir {self.data_dir} isn't a folder (is the detector's disk mounted?)")
         external = info.trigger == "external"
         with self._lock:
             self._disarm()
@@ -143,6 +141,9 @@ class Eiger(SimplonDevice):
                 raise SettingsError(f"{self.name}: nimages_per_file is 0; set 1 or more, so that its files end")
             self.series.put(int(self.command("arm", timeout=60.0)["sequence id"]))
             self._armed = True
+            if not self.data_dir.is_dir():
+                self._disarm()
+                raise SettingsError(f"{self.name}: data_dir {self.data_dir} isn't a folder (is its disk mounted?)")
             self._info = info
             self._triggered = 0
             pattern = f"{info.prefix}_{self.name}"
@@ -238,6 +239,10 @@ class Eiger(SimplonDevice):
     def frames(self) -> int:
         """Return how many frames can be read from its files."""
         return 0 if self.assets is None else self.assets.readable()
+
+    def acquired(self) -> int:
+        """Return how many frames were taken as far as is known: SIMPLON has no key that counts them."""
+        return self.frames()
 
     def collect_asset_docs(self, index: int | None = None) -> Iterator[tuple[str, Any]]:
         """Yield the documents of frames that can be read, up to ``index``."""

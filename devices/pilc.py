@@ -42,6 +42,7 @@ class PositionFile:
         self.path = path
         self.rows = 0
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._file = h5py.File(path, "x", libver="latest")
         except OSError as error:
             raise SettingsError(f"{path}: can't be written: {error} (is data_dir a folder of yours?)") from None
@@ -214,7 +215,7 @@ class PiLC(TangoDevice):
         slave.write(who, "ManualMode", 0)
         connected, _ = slave.read(who, "PiLCTGConnected")
         if not connected:
-            raise DetectorError(f"{who}: {slave.trl}: no trigger generator connected (is the link between the cards in?)")
+            raise DetectorError(f"{who}: {slave.trl}: no trigger generator connected (is the cable in?)")
         slave.write(who, "NbTriggers", info.n)
         slave.write(who, "GateExpTime", info.livetime)
         slave.write(who, "FileDir", self._card_dir)

@@ -17,6 +17,7 @@ import httpx
 import numpy as np
 from ophyd import Component, Device
 from ophyd.signal import Signal
+from ophyd.status import Status
 from ophyd.utils import ReadOnlyError
 
 from ..workers.errors import DetectorError
@@ -71,9 +72,7 @@ class Client:
         """Drop the connections."""
         self._http.close()
 
-    def _ask(
-        self, who: str, method: str, path: str, value: Any = None, timeout: float | None = None
-    ) -> httpx.Response:
+    def _ask(self, who: str, method: str, path: str, value: Any = None, timeout: float | None = None) -> httpx.Response:
         what = path if value is None else f"{path} = {value!r}"
         try:
             response = self._http.request(
@@ -157,6 +156,17 @@ class SimplonSignal(Signal):  # type: ignore[misc]  # ophyd carries no types
         for sibling in self.parent.simplon_signals() if self.parent is not None else ():
             if sibling is not self and sibling.path.removeprefix(f"{folder}/") in changed:
                 sibling.refresh()
+
+    def set(self, value: Any, **kwargs: Any) -> Status:
+        """Write the key; the status is done, failed if the detector refused."""
+        status = Status(self)
+        try:
+            self.put(value)
+        except (DetectorError, ReadOnlyError) as error:
+            status.set_exception(error)
+        else:
+            status.set_finished()
+        return status
 
     def refresh(self) -> None:
         """Read again and tell subscribers if the value changed."""

@@ -139,7 +139,7 @@ class StageAxis(TangoDevice, PositionerBase):  # type: ignore[misc]  # ophyd car
             if state == "MOVING":
                 started = True
             elif state != "ON":
-                raise DetectorError(f"{self.name}: {self.prefix} is in state {state} at {place:g} µm (look at its status)")
+                raise DetectorError(f"{self.name}: {self.prefix} is in state {state} at {place:g} µm (see its status)")
             elif abs(place - target) <= self.tolerance:
                 break
             elif self._stopping is not None:

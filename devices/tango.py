@@ -18,6 +18,7 @@ import numpy as np
 import tango
 from ophyd import Component, Device
 from ophyd.signal import Signal
+from ophyd.status import Status
 from ophyd.utils import ReadOnlyError
 
 from ..workers.errors import DetectorError
@@ -204,6 +205,17 @@ class TangoSignal(Signal):  # type: ignore[misc]  # ophyd carries no types
             raise ReadOnlyError(f"{self.name}: {self.attribute} is read-only")
         self.connection.write(self.name, self.attribute, value)
         self._update(value, time.time())
+
+    def set(self, value: Any, **kwargs: Any) -> Status:
+        """Write the attribute; the status is done, failed if the server refused."""
+        status = Status(self)
+        try:
+            self.put(value)
+        except (DetectorError, ReadOnlyError) as error:
+            status.set_exception(error)
+        else:
+            status.set_finished()
+        return status
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """Return the data key; a signal that was read before isn't read again."""

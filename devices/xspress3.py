@@ -120,8 +120,6 @@ class Xspress3(TangoDevice):
                 self._start()
 
     def _configure(self, exposure: float, prefix: str, mode: int, frames: int, per_file: int) -> None:
-        if not self.data_dir.is_dir():
-            raise SettingsError(f"{self.name}: data_dir {self.data_dir} isn't a folder (is the detector's disk mounted?)")
         self.exposure_time.put(exposure)
         self.trigger_mode.put(mode)
         self.nb_frames.put(frames)
@@ -133,6 +131,9 @@ class Xspress3(TangoDevice):
     def _start(self) -> None:
         self.command("StartAcquisition")
         self._armed = True
+        if not self.data_dir.is_dir():  # the server has made it by now, if it is where it writes
+            self._end()
+            raise SettingsError(f"{self.name}: data_dir {self.data_dir} isn't a folder (is its disk mounted?)")
 
     def _path(self, prefix: str, number: int) -> Path:
         """Return where the number-th file is; some versions number a lone file, some don't."""
@@ -242,6 +243,10 @@ class Xspress3(TangoDevice):
     def frames(self) -> int:
         """Return how many frames can be read from its files."""
         return 0 if self.assets is None else self.assets.readable()
+
+    def acquired(self) -> int:
+        """Return how many frames were read out, in the file or still on their way to it."""
+        return max(int(self.last_frame.get()), self.frames())
 
     def collect_asset_docs(self, index: int | None = None) -> Iterator[tuple[str, Any]]:
         """Yield the documents of frames that can be read, up to ``index``."""
