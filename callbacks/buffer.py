@@ -82,6 +82,12 @@ class FlushableBuffer:
                 self._urgent = True
             self._changed.notify_all()
 
+    @property
+    def waiting(self) -> int:
+        """How many documents haven't been given to the target yet."""
+        with self._changed:
+            return self._taken - self._written
+
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until every document taken so far has been given to the target. False if that took too long."""
         with self._changed:

@@ -160,8 +160,10 @@ def connect(uri: str, key: str) -> Any:
 
     Raises
     ------
+    PoolError
+        Nobody answers there.
     SettingsError
-        Nobody answers there, or the key is wrong.
+        The key is wrong.
     """
     import httpx
     from tiled.client import from_uri
@@ -172,8 +174,8 @@ def connect(uri: str, key: str) -> Any:
         return from_uri(uri, api_key=key, trust_env=not loopback)
     except httpx.HTTPStatusError as error:
         raise SettingsError(f"catalog {uri} refuses: HTTP {error.response.status_code}; is the key its own?") from None
-    except httpx.HTTPError as error:
-        raise SettingsError(f"catalog {uri} doesn't answer: {error}; is it running?") from None
+    except httpx.TransportError as error:
+        raise PoolError(f"catalog {uri} doesn't answer: {error}; is it running?") from None
 
 
 def read_key(path: Path) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, time_ns
 from typing import Any, Final
 
 import zmq
 from event_model import DocumentRouter
+from event_model.documents import Event, EventPage
 
 from ..workers.errors import WireError
 from ..workers.recipes import Recipe
@@ -97,17 +99,19 @@ class Dispatcher(DocumentRouter):
                 self._waiting[place] = ("stream_datum", joined)
                 return
             self._datums[doc["stream_resource"]] = len(self._waiting)
-        self._put("stream_datum", doc)
+            self._put("stream_datum", doc)
 
     def stop(self, doc: Any) -> None:
         """Queue it."""
         self._put("stop", doc)
 
-    def event(self, doc: Any) -> None:
+    def event(self, doc: Event) -> Event:
         """Pass over it: frames are promised by stream_datums."""
+        return doc
 
-    def event_page(self, doc: Any) -> None:
+    def event_page(self, doc: EventPage) -> EventPage:
         """Pass over it."""
+        return doc
 
     def wait_acknowledged(self, run: str, timeout: float = 30.0) -> bool:
         """Wait until all that the documents said of a run, to its end, is on the sink's disk; False after ``timeout``.
@@ -120,7 +124,7 @@ class Dispatcher(DocumentRouter):
             )
 
     def close(self, timeout: float = 2.0) -> None:
-        """End the thread; what isn't acknowledged after ``timeout`` seconds is named in the log. May be called again."""
+        """End the thread, after at most ``timeout`` seconds for what isn't acknowledged yet. May be called again."""
         with self._changed:
             if self._closing:
                 return
@@ -147,10 +151,8 @@ class Dispatcher(DocumentRouter):
 
     def _wake(self) -> None:
         # Only one thread at a time may use a socket: callers hold the lock, or are the last.
-        try:
+        with suppress(zmq.Again):  # it has been woken a thousand times, and will look
             self._wake_out.send(b"", zmq.NOBLOCK)
-        except zmq.Again:
-            pass  # it has been woken a thousand times and will look
 
     def _talk(self) -> None:
         poller = zmq.Poller()
@@ -203,7 +205,5 @@ class Dispatcher(DocumentRouter):
                 self._changed.notify_all()
 
     def _send(self, data: bytes) -> None:
-        try:
+        with suppress(zmq.Again):  # the sink is away; it is told again when it is back
             self._socket.send(data, zmq.NOBLOCK)
-        except zmq.Again:
-            pass  # the sink is away; it is told again when it is back

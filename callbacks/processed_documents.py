@@ -122,6 +122,11 @@ class ProcessedDocuments:
         if known is None or known.open.cfg != stream.cfg:
             self._streams[stream.stream] = _Stream(stream)
 
+    def knows(self, row: BatchRow) -> bool:
+        """Return whether the batch is of a stream that was opened here."""
+        stream = self._streams.get(row.stream)
+        return stream is not None and stream.open.cfg == row.cfg
+
     def batch(self, row: BatchRow, consts: Iterable[ConstRow] = ()) -> list[Named]:
         """Take a committed batch, with its stream's const outputs; return the documents that this sets free."""
         stream = self._streams.get(row.stream)
@@ -201,7 +206,7 @@ class ProcessedDocuments:
         return [each for each in self._streams.values() if each.columns]
 
     def _joined(self, stream: _Stream) -> list[_Stream]:
-        """Return the streams whose positions go into this one's pages; fixed by those that are open when its first batch comes."""
+        """Return the streams whose positions go into this one's pages; fixed when its first batch comes."""
         if stream.joined is None:
             wanted = {field for field, _ in self._dimensions()}
             stream.joined = [] if stream.columns else [each for each in self._position_streams() if each.choose(wanted)]

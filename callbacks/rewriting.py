@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from ..workers.errors import HaltereError
+from ..workers.errors import HaltereError, PoolError
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Rewriting:
                 run.writer = None
                 tries += 1
                 # A server's answer that it can't may be its last word; no answer never is.
-                final = not isinstance(error, httpx.TransportError) and tries >= TRIES
+                final = not isinstance(error, httpx.TransportError | PoolError) and tries >= TRIES
                 if final or run.overflowed or self.closing.is_set():
                     raise HaltereError(f"run {uid} isn't in the catalog whole: {error!r}") from error
                 if tries == 1:
