@@ -1,0 +1,147 @@
+"""The ring: no two frames ever share a byte, and what a dead process left is swept."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from haltere.workers.errors import FileError, SettingsError
+from haltere.workers.ring import ALIGNMENT, FOLDER, PADDING, Arena, Ring, RingView, sweep
+
+SIZE = 8192
+
+
+class ArenaMachine(RuleBasedStateMachine):
+    """Allocates and releases in any order, beside a plain list of who has what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arena = Arena(SIZE)
+        self.taken: dict[int, int] = {}
+
+    @rule(size=st.integers(0, 3000))
+    def allocate(self, size: int) -> None:
+        longest = max((length for _, length in self.arena.gaps), default=0)
+        offset = self.arena.allocate(size)
+        if offset is None:
+            assert longest < max(size, 1) + PADDING + ALIGNMENT
+        else:
+            assert offset not in self.taken
+            assert offset % ALIGNMENT == 0
+            self.taken[offset] = size
+
+    @precondition(lambda self: self.taken)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        offset = data.draw(st.sampled_from(sorted(self.taken)))
+        assert self.arena.release(offset)
+        del self.taken[offset]
+        assert not self.arena.release(offset)
+
+    @invariant()
+    def blocks_lie_apart_with_their_padding(self) -> None:
+        ends = 0
+        for offset in sorted(self.taken):
+            assert offset >= ends
+            ends = offset + self.taken[offset] + PADDING
+        assert ends <= SIZE
+
+    @invariant()
+    def every_byte_is_either_held_or_in_a_gap_and_gaps_never_touch(self) -> None:
+        assert self.arena.used + sum(length for _, length in self.arena.gaps) == SIZE
+        gaps = self.arena.gaps
+        assert all(a + length < b for (a, length), (b, _) in zip(gaps, gaps[1:], strict=False))
+
+    def teardown(self) -> None:
+        for offset in list(self.taken):
+            self.arena.release(offset)
+        assert self.arena.gaps == [(0, SIZE)]
+
+
+TestArena = ArenaMachine.TestCase
+TestArena.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+@pytest.fixture
+def ring() -> Iterator[Ring]:
+    with Ring.create(1 << 16) as made:
+        yield made
+
+
+def test_what_is_written_is_read_by_its_name(ring: Ring) -> None:
+    ring.write(128, b"a frame")
+    view = RingView.attach(ring.name)
+    assert bytes(view.view(128, 7)) == b"a frame"
+    view.close()
+
+
+def test_a_view_can_not_be_written(ring: Ring) -> None:
+    view = RingView.attach(ring.name)
+    with pytest.raises(TypeError, match="read-only"):
+        view.view(0, 4)[0] = 1
+    view.close()
+
+
+@pytest.mark.parametrize(("offset", "size"), [(0, 1 << 16), ((1 << 16) - PADDING, 1), (-1, 4), (0, -1), (1 << 40, 8)])
+def test_bytes_outside_of_the_ring_are_refused(ring: Ring, offset: int, size: int) -> None:
+    view = RingView.attach(ring.name)
+    with pytest.raises(FileError, match="aren't in its"):
+        view.view(offset, size)
+    view.close()
+
+
+@pytest.mark.parametrize("name", ["", "../etc/passwd", "haltere-1", "haltere-1-2/x", "other-1-2"])
+def test_only_the_name_of_a_ring_is_opened(name: str) -> None:
+    with pytest.raises(FileError, match="not the name of a ring"):
+        RingView.attach(name)
+
+
+def test_a_link_in_a_rings_place_is_refused(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"x" * 4096)
+    link = FOLDER / f"haltere-{os.getpid()}-999999"
+    link.symlink_to(secret)
+    try:
+        with pytest.raises(FileError):
+            RingView.attach(link.name)
+    finally:
+        link.unlink()
+
+
+def test_a_ring_that_is_gone_is_named(ring: Ring) -> None:
+    ring.close()
+    with pytest.raises(FileError, match=f"{ring.name}.*has its ingest died"):
+        RingView.attach(ring.name)
+
+
+def test_a_reader_keeps_what_it_has_mapped_when_the_ring_goes(ring: Ring) -> None:
+    ring.write(0, b"kept")
+    view = RingView.attach(ring.name)
+    ring.close()
+    assert bytes(view.view(0, 4)) == b"kept"
+    view.close()
+
+
+def test_the_ring_of_a_killed_process_is_swept_and_a_living_ones_is_not(ring: Ring) -> None:
+    program = "import os, signal\nfrom haltere.workers.ring import Ring\n"
+    program += "r = Ring.create(65536)\nprint(r.name, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
+    dead = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip()
+    assert (FOLDER / dead).exists()
+    assert dead in sweep()
+    assert not (FOLDER / dead).exists()
+    assert (FOLDER / ring.name).exists()
+
+
+def test_a_ring_larger_than_shared_memory_is_refused_in_one_line() -> None:
+    with pytest.raises(SettingsError, match="no room for a ring") as caught:
+        Ring.create(1 << 50)
+    assert "\n" not in str(caught.value)
+    assert not list(FOLDER.glob(f"haltere-{os.getpid()}-*"))

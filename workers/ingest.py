@@ -1,0 +1,283 @@
+"""Ingest: drains the detectors' streams into a ring in shared memory. ``python -m haltere.workers.ingest '{…}'``.
+
+A detector keeps no frame for us: what isn't fetched at once is lost there, unseen. So this process does nothing that
+waits, drops what doesn't fit into the ring, and says so.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final, Protocol, cast
+
+import msgspec
+import zmq
+from msgspec import Meta, Struct
+
+from .errors import HaltereError, SettingsError, WireError
+from .ingest_core import IngestCore, Source
+from .lifeline import Lifeline, announce
+from .ring import Ring
+from .wire.messages import Beat, Connect, Dropped, Frames, Free, Hello, Message, Welcome, decode, encode
+
+log = logging.getLogger(__name__)
+
+CODECS: Final = {"simplon-1": "simplon", "xspress3-1": "xspress3"}
+"""Protocol → module in ``wire`` whose ``Decoder().decode(parts)`` reads it."""
+
+AGE: Final = 0.005
+"""Seconds that a frame may wait for company in its message: at 750 Hz four share one."""
+
+TURN: Final = 64
+"""Messages taken from one detector before the next is looked at."""
+
+MAX_DETECTORS: Final = 64
+MAX_MESSAGE: Final = 1 << 28
+LOG_EVERY: Final = 5.0
+
+
+class IngestSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What it is told at the start."""
+
+    broker: str
+    name: str = "ingest"
+    ring_bytes: Annotated[int, Meta(ge=1 << 16)] = 256 << 20
+    rcvhwm: Annotated[int, Meta(ge=1)] = 200
+    group: Annotated[int, Meta(ge=1, le=256)] = 64
+    drop_every: Annotated[int, Meta(ge=2)] | None = None
+    drop_group: Annotated[int, Meta(ge=1)] = 20
+
+
+class Streamed(Protocol):
+    """What every codec calls a frame."""
+
+    series: int
+    frame: int
+    shape: tuple[int, ...]
+    dtype: str
+    encoding: str
+    blob: Any
+
+
+class _Identity(Struct):
+    series: int = -1
+    frame: int = -1
+
+
+_identity: msgspec.json.Decoder[_Identity] = msgspec.json.Decoder(_Identity)
+
+
+class Ingest:
+    """The sockets around an :class:`IngestCore`."""
+
+    def __init__(self, settings: IngestSettings, ring: Ring, clock: Callable[[], float] = time.monotonic) -> None:
+        self.settings = settings
+        self.core = IngestCore(
+            ring.name,
+            ring.size,
+            group=settings.group,
+            drop_every=settings.drop_every,
+            drop_group=settings.drop_group,
+        )
+        self._ring = ring
+        self._clock = clock
+        self._context = zmq.Context()
+        self._poller = zmq.Poller()
+        self._session = time.time_ns() >> 10
+        self._epoch = -1
+        self._beat_s = 0.5
+        self._last_beat = clock()
+        self._oldest = 0.0
+        self._quiet_until = 0.0
+        self._detectors: dict[str, tuple[str, zmq.Socket[bytes], Callable[[Sequence[Any]], Any]]] = {}
+        self._broker: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        self._broker.linger = 0
+        self._broker.connect(settings.broker)
+        self._poller.register(self._broker, zmq.POLLIN)
+        self._hello()
+
+    def run(self, lifeline: Lifeline) -> None:
+        """Work until the end."""
+        lifeline.register(self._poller)
+        while True:
+            timeout = AGE if self.core.pending else self._beat_s
+            events = dict(self._poller.poll(int(timeout * 1000)))
+            if lifeline.over(events):
+                break
+            self.turn(events)
+        self._flush(everything=True)
+
+    def turn(self, events: dict[Any, int]) -> None:
+        """Do what can be done now; never waits."""
+        if self._broker in events:
+            self._hear_broker()
+        for endpoint, (_, socket, read) in list(self._detectors.items()):
+            if socket in events:
+                self._drain(endpoint, socket, read)
+        now = self._clock()
+        if self.core.pending:
+            self._oldest = self._oldest or now
+            if now - self._oldest >= AGE:
+                self._flush(everything=True)
+                self._oldest = 0.0
+        if now - self._last_beat >= self._beat_s:
+            # Also when nothing else is said: a broker that has started anew learns from it that we are here.
+            self._last_beat = now
+            self._say(Beat(self._session))
+
+    def _drain(self, endpoint: str, socket: zmq.Socket[bytes], read: Callable[[Sequence[Any]], Any]) -> None:
+        for _ in range(TURN):
+            try:
+                parts = [frame.buffer for frame in socket.recv_multipart(zmq.NOBLOCK, copy=False)]
+            except zmq.Again:
+                break
+            try:
+                message = read(parts)
+            except WireError as error:
+                self._garbled(endpoint, parts, error)
+                continue
+            if hasattr(message, "blob") and hasattr(message, "frame"):
+                self._land(endpoint, cast(Streamed, message))
+        self._flush(everything=False)
+
+    def _land(self, endpoint: str, image: Streamed) -> None:
+        blob = memoryview(image.blob)
+        source = Source(endpoint, image.series, tuple(image.shape), image.dtype)
+        offset = self.core.place(source, image.frame, blob.nbytes, image.encoding)
+        if offset is not None:
+            self._ring.write(offset, blob if blob.format == "B" and blob.ndim == 1 else blob.cast("B"))
+
+    def _garbled(self, endpoint: str, parts: Sequence[Any], error: WireError) -> None:
+        try:
+            known = _identity.decode(parts[0]) if parts else _Identity()
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            known = _Identity()
+        in_bounds = 0 <= known.series < 2**62 and 0 <= known.frame < 2**40
+        self.core.garble(endpoint, known.series if in_bounds else -1, known.frame if in_bounds else -1)
+        now = self._clock()
+        if now >= self._quiet_until:
+            self._quiet_until = now + LOG_EVERY
+            log.warning("%s: %s (%d malformed so far)", endpoint, error, self.core.malformed)
+
+    def _hear_broker(self) -> None:
+        while True:
+            try:
+                message = decode(self._broker.recv(zmq.NOBLOCK))
+            except zmq.Again:
+                return
+            except WireError as error:
+                log.warning("from the broker: %s", error)
+                continue
+            if isinstance(message, Free):
+                self.core.free(message.ring, message.offsets, message.frames)
+            elif isinstance(message, Connect):
+                self._connect(message)
+            elif isinstance(message, Welcome):
+                self._welcomed(message)
+
+    def _welcomed(self, message: Welcome) -> None:
+        if not message.lease_ms:
+            self._session += 1
+            self._epoch = -1
+            self._hello()
+        elif message.epoch != self._epoch:
+            self._epoch = message.epoch
+            self._beat_s = max(message.beat_ms, 10) / 1000
+            self._tell(self.core.held())
+
+    def _connect(self, message: Connect) -> None:
+        endpoint, protocol = message.endpoint, message.protocol
+        known = self._detectors.get(endpoint)
+        if known is not None:
+            if known[0] == protocol:
+                return
+            self._poller.unregister(known[1])
+            known[1].close(0)
+            del self._detectors[endpoint]
+        try:
+            if protocol not in CODECS:
+                raise WireError(f"protocol {protocol!r} is unknown; there are {', '.join(CODECS)}")
+            if len(self._detectors) >= MAX_DETECTORS:
+                raise WireError(f"{MAX_DETECTORS} detectors are connected already")
+            read = importlib.import_module(f"{__package__}.wire.{CODECS[protocol]}").Decoder().decode
+            socket: zmq.Socket[bytes] = self._context.socket(zmq.PULL)
+            socket.linger = 0
+            socket.rcvhwm = self.settings.rcvhwm
+            socket.maxmsgsize = MAX_MESSAGE
+            socket.setsockopt(zmq.TCP_KEEPALIVE, 1)  # a DCU that was switched off never says so
+            socket.connect(endpoint)
+        except (WireError, zmq.ZMQError) as error:
+            log.error("%s can't be pulled from: %s", endpoint, error)
+            return
+        self._detectors[endpoint] = (protocol, socket, read)
+        self._poller.register(socket, zmq.POLLIN)
+        log.info("pulling from %s (%s)", endpoint, protocol)
+
+    def _flush(self, *, everything: bool) -> None:
+        self._tell(self.core.take(everything=everything))
+
+    def _tell(self, messages: Sequence[Frames | Dropped]) -> None:
+        for place, message in enumerate(messages):
+            if not self._say(message):
+                self.core.untake(messages[place:])
+                return
+
+    def _say(self, message: Message) -> bool:
+        try:
+            self._broker.send(encode(message), zmq.NOBLOCK)
+        except zmq.Again:  # the broker is down and the queue to it full: the ring's size bounds what waits here
+            return False
+        return True
+
+    def _hello(self) -> None:
+        self._say(Hello(1, "ingest", self.settings.name, self._session))
+
+    @property
+    def endpoints(self) -> list[str]:
+        """The detectors that are pulled from."""
+        return list(self._detectors)
+
+    def close(self) -> None:
+        """Close every socket."""
+        self._context.destroy(linger=200)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until SIGTERM or the end of standard input."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s ingest %(levelname)s %(message)s")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if len(arguments) != 1:
+            raise SettingsError("ingest: expected its settings as one JSON argument")
+        try:
+            settings = msgspec.json.decode(arguments[0], type=IngestSettings)
+        except msgspec.DecodeError as error:
+            raise SettingsError(f"ingest: settings: {error}") from None
+        lifeline = Lifeline()
+        with Ring.create(settings.ring_bytes) as ring:
+            ingest = Ingest(settings, ring)
+            try:
+                announce(role="ingest", ready=True, name=settings.name, ring=ring.name)
+                ingest.run(lifeline)
+            finally:
+                ingest.close()
+                log.info(
+                    "%d frames, %d bytes, dropped %s, malformed %d",
+                    ingest.core.frames,
+                    ingest.core.bytes,
+                    dict(ingest.core.dropped),
+                    ingest.core.malformed,
+                )
+    except HaltereError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+__all__ = ["CODECS", "Ingest", "IngestSettings", "Streamed", "main"]
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""Ingest without its sockets: which frames are in the ring, which were let go, and what the broker is told."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from .intervals import IntervalSet
+from .ring import Arena
+from .wire.messages import Block, Dropped, Frames
+
+RING_FULL: Final = "ring-full"
+MALFORMED: Final = "malformed"
+CHAOS: Final = "chaos"
+MAX_RANGES: Final = 1000
+"""Ranges in one DROPPED: well below what the message may hold."""
+
+
+class Source(NamedTuple):
+    """What the frames of one FRAMES message have in common."""
+
+    endpoint: str
+    series: int
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class IngestCore:
+    """The books of one ring. Every frame that comes is announced, or counted and named as dropped.
+
+    A block lives until the broker frees it. The broker may die: :meth:`held` announces everything anew to the next.
+
+    Parameters
+    ----------
+    ring
+        The ring's name, as it stands in messages.
+    size
+        Its bytes.
+    group
+        At most so many frames go into one message.
+    drop_every, drop_group
+        Chaos, for tests: of every ``drop_every`` aligned groups of ``drop_group`` frames the last is dropped.
+    """
+
+    def __init__(
+        self, ring: str, size: int, *, group: int = 64, drop_every: int | None = None, drop_group: int = 20
+    ) -> None:
+        self.ring = ring
+        self.arena = Arena(size)
+        self.frames = 0
+        self.bytes = 0
+        self.dropped: Counter[str] = Counter()
+        self.malformed = 0
+        self.stray_frees = 0
+        self._group = group
+        self._drop_every = drop_every
+        self._drop_group = drop_group
+        self._held: dict[int, tuple[Source, Block]] = {}
+        self._waiting: dict[Source, list[Block]] = {}
+        self._full: list[Frames] = []
+        self._drops: dict[tuple[str, int, str], IntervalSet] = {}
+
+    def place(self, source: Source, frame: int, size: int, encoding: str) -> int | None:
+        """Return where in the ring the frame's bytes belong, or None: it is dropped.
+
+        The bytes must be there before the next :meth:`take`.
+        """
+        self.frames += 1
+        self.bytes += size
+        if self._drop_every and (frame // self._drop_group) % self._drop_every == self._drop_every - 1:
+            self.drop(source.endpoint, source.series, frame, CHAOS)
+            return None
+        offset = self.arena.allocate(size)
+        if offset is None:
+            self.drop(source.endpoint, source.series, frame, RING_FULL)
+            return None
+        block = Block(frame, offset, size, encoding)
+        self._held[offset] = (source, block)
+        blocks = self._waiting.setdefault(source, [])
+        blocks.append(block)
+        if len(blocks) >= self._group:
+            self._full.append(self._announce(source, self._waiting.pop(source)))
+        return offset
+
+    def drop(self, endpoint: str, series: int, frame: int, reason: str) -> None:
+        """Let a frame go, and note it."""
+        self.dropped[reason] += 1
+        self._drops.setdefault((endpoint, series, reason), IntervalSet()).add(frame, frame + 1)
+
+    def garble(self, endpoint: str, series: int, frame: int) -> None:
+        """Note a message that couldn't be read; ``series`` and ``frame`` are −1 where even they are unknown."""
+        self.malformed += 1
+        if series >= 0 and frame >= 0:
+            self.drop(endpoint, series, frame, MALFORMED)
+
+    def free(self, ring: str, offsets: Sequence[int], frames: Sequence[int] = ()) -> None:
+        """Take blocks back. What isn't held, holds another frame or is of a former ring is counted and left alone."""
+        named: Sequence[int | None] = frames if len(frames) == len(offsets) else [None] * len(offsets)
+        for offset, frame in zip(offsets, named, strict=True):
+            held = self._held.get(offset)
+            if ring != self.ring or held is None or frame not in (None, held[1].frame):
+                self.stray_frees += 1
+                continue
+            del self._held[offset]
+            self.arena.release(offset)
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything waits to be announced."""
+        return bool(self._waiting or self._full or self._drops)
+
+    def take(self, *, everything: bool) -> list[Frames | Dropped]:
+        """Return what the broker is to be told now: full groups, and with ``everything`` also what is incomplete."""
+        messages: list[Frames | Dropped] = list(self._full)
+        self._full.clear()
+        if everything:
+            messages += [self._announce(source, blocks) for source, blocks in self._waiting.items()]
+            self._waiting.clear()
+            for (endpoint, series, reason), frames in self._drops.items():
+                ranges = frames.ranges()
+                for start in range(0, len(ranges), MAX_RANGES):
+                    messages.append(Dropped(endpoint, series, ranges[start : start + MAX_RANGES], reason))
+            self._drops.clear()
+        return messages
+
+    def untake(self, messages: Iterable[Frames | Dropped]) -> None:
+        """Take back what couldn't be sent: it goes with the next :meth:`take`."""
+        for message in messages:
+            if isinstance(message, Frames):
+                self._full.append(message)
+            else:
+                drops = self._drops.setdefault((message.endpoint, message.series, message.reason), IntervalSet())
+                for first, stop in message.ranges:
+                    drops.add(first, stop)
+
+    def held(self) -> list[Frames]:
+        """Return announcements of every block in the ring, for a broker that knows of none."""
+        self._full.clear()
+        self._waiting.clear()
+        by_source: dict[Source, list[Block]] = {}
+        for source, block in self._held.values():
+            by_source.setdefault(source, []).append(block)
+        return [
+            self._announce(source, blocks[start : start + self._group])
+            for source, blocks in by_source.items()
+            for start in range(0, len(blocks), self._group)
+        ]
+
+    def _announce(self, source: Source, blocks: list[Block]) -> Frames:
+        return Frames(source.endpoint, source.series, self.ring, source.shape, source.dtype, blocks)

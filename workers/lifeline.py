@@ -1,0 +1,50 @@
+"""How a process of the pool learns that it should end: SIGTERM, SIGINT, or the end of its standard input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any, Final
+
+import zmq
+
+_STDIN: Final = 0
+
+
+class Lifeline:
+    """Two file descriptors for a poller. The parent holds the other end of standard input, so no child outlives it."""
+
+    def __init__(self) -> None:
+        self._wake, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._over = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._signalled)
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        self._over = True
+        os.write(self._write, b"x")
+
+    def register(self, poller: zmq.Poller) -> None:
+        """Let ``poller`` wake when the end comes."""
+        poller.register(self._wake, zmq.POLLIN)
+        poller.register(_STDIN, zmq.POLLIN)
+
+    def over(self, events: dict[Any, int]) -> bool:
+        """Return whether, after these poll ``events``, it is time to end."""
+        if _STDIN in events and not os.read(_STDIN, 4096):
+            self._over = True
+        return self._over
+
+
+def announce(**words: Any) -> None:
+    """Print the one JSON line that says: ready.
+
+    >>> announce(role="sink", ready=True)
+    {"role": "sink", "ready": true}
+    """
+    sys.stdout.write(json.dumps(words) + "\n")
+    sys.stdout.flush()
