@@ -171,6 +171,15 @@ class Eiger(SimplonDevice):
                 return
             self.command("trigger", timeout=info.exposures_per_event * (info.livetime + info.deadtime) + 60.0)
 
+    def check_armed(self) -> None:
+        """Raise a DetectorError if it doesn't wait for triggers any more."""
+        state = self.state.get()
+        if state not in ("ready", "acquire"):
+            raise DetectorError(
+                f"{self.name}: {self.prefix} is in state {state} in the middle of a scan, "
+                f"{self.frames()} frames in its files (was it disarmed by others?)"
+            )
+
     def complete(self) -> DeviceStatus:
         """End the series; done when its last frames are in closed files."""
         return background(self, self._complete, "complete")

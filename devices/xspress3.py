@@ -163,6 +163,15 @@ class Xspress3(TangoDevice):
             return background(self, self._start, "kickoff")
         return finished(self)
 
+    def check_armed(self) -> None:
+        """Raise a DetectorError if it doesn't wait for gates any more."""
+        state = self.state.get()
+        if state != "MOVING":
+            raise DetectorError(
+                f"{self.name}: {self.prefix} is in state {state} in the middle of a scan, "
+                f"{self.frames()} frames in its files (was it stopped by others?)"
+            )
+
     def complete(self) -> DeviceStatus:
         """End the acquisition; done when its file is closed."""
         return background(self, self._complete, "complete")

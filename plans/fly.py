@@ -279,6 +279,8 @@ class _GridScan:
         where = f"line {line.number + 1} of {self.grid.rows}"
         while True:
             yield from bps.checkpoint()
+            for detector in self._others:
+                detector.check_armed()
             yield from self._velocity(self._travel)
             yield from self._arrive((self.fast, line.begin), (self.slow, line.slow))
             yield from self._velocity(self.grid.velocity)
@@ -316,6 +318,8 @@ class _GridScan:
                 deadline = float("inf")
         self._raise_if_failed(recorded)
         self._raise_if_failed(move)
+        for detector in self._others:
+            detector.check_armed()
 
     def _arrive(self, *targets: tuple[StageAxis, float]) -> MsgGenerator[Any]:
         """Move until all are there, however often a pause stops them on the way."""
@@ -389,8 +393,11 @@ class _GridScan:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def _give_up(self, error: Exception) -> MsgGenerator[Any]:
-        """Stop everything, keep what there is; ``error`` goes on its way afterwards."""
-        for device in (self.pilc, *self._others, self.fast, self.slow):
+        """Stop all that takes data, keep what there is; ``error`` goes on its way afterwards.
+
+        The RunEngine stops the motors, and as a success: a move that failed now would hide what went wrong.
+        """
+        for device in (self.pilc, *self._others):
             try:
                 yield from bps.stop(device)
             except (DetectorError, FailedStatus) as failure:
