@@ -90,6 +90,10 @@ class Run:
     totals: dict[str, int] | None = None
     streams: list[Key] = field(default_factory=list)
     complete_at: float | None = None
+    closed_at: int = 0
+    """How often the sink had told everything when the run was closed."""
+    told_at: int = 0
+    """How often it had when it last spoke of the run."""
 
 
 class BrokerCore:
@@ -124,6 +128,7 @@ class BrokerCore:
         self._heard_sink = float("-inf")
         self._asked_sink = float("-inf")
         self._ask = True
+        self._tellings = 0
         self._beaten = float("-inf")
         self._of_sink: dict[type[Message], Callable[..., list[Send]]] = {
             RunOpen: self._run_open,
@@ -206,7 +211,14 @@ class BrokerCore:
     # --- from the sink ----------------------------------------------------------------------------------------------
 
     def _sink_welcome(self, message: Welcome, now: float) -> list[Send]:
+        """Begin to hear everything: each open run's messages follow, and what of it is done."""
         self._ask |= not message.lease_ms
+        if message.lease_ms:
+            self._tellings += 1
+            # Twice not mentioned: it is complete, and the DONE that would have said so was lost.
+            for uid in [uid for uid, run in self.runs.items() if self._tellings - run.told_at > 2]:
+                self.counts["runs that the sink closed unheard"] += 1
+                self._forget_run(uid, now)
         return []
 
     def _run_open(self, message: RunOpen, now: float) -> list[Send]:
@@ -216,6 +228,7 @@ class BrokerCore:
         if message.run not in self.runs:
             self._make_room(now)
             self.runs[message.run] = Run(message.processed)
+        self.runs[message.run].told_at = self._tellings
         return []
 
     def _stream_open(self, message: StreamOpen, now: float) -> list[Send]:
@@ -254,6 +267,7 @@ class BrokerCore:
         if run is None or run.totals is not None:
             return []
         run.totals = {total.stream: total.n for total in message.totals}
+        run.closed_at = self._tellings
         for key in run.streams:
             stream = self.streams[key]
             stream.close(run.totals.get(key.stream, stream.expected.end), now)
@@ -266,7 +280,10 @@ class BrokerCore:
         stream = self.streams.get(Key(message.run, message.stream, message.cfg))
         if stream is None:
             return []
+        run = self.runs[message.run]
         finished = set(stream.finish(message.ranges, full=message.full))
+        if message.full and run.totals is not None and self._tellings > run.closed_at:
+            stream.confirmed = True
         self._collect(stream)
         if finished:
             for peer in self.peers.of("worker"):

@@ -165,7 +165,7 @@ class Stream:
         self.synced = False
         """The sink has said once what is done: nothing is dispatched before."""
         self.confirmed = False
-        """The sink has told everything since the run was closed: a frame without a file now has none."""
+        """The sink has told everything anew since the run was closed: a frame without a file now has none."""
         self.batches: dict[int, Batch] = {}
         self.dropped: Counter[str] = Counter()
         self.duplicates = 0
@@ -282,9 +282,7 @@ class Stream:
                         self._finish(number)
                         finished.append(number)
             self._gone.discard(first, stop)
-        if full:
-            self.synced = True
-            self.confirmed = self.total is not None
+        self.synced |= full
         return finished
 
     # --- what can go ------------------------------------------------------------------------------------------------

@@ -1,0 +1,292 @@
+"""The worker without its sockets and its child: credit, what is to be done, what waits for the sink's word.
+
+A unit of work goes through here like this::
+
+    WORK ──► waiting ──(the reducer takes it)──► running ──(reduced)──► kept ──(DONE: it is on disk)──► forgotten
+                                                    │
+                                                    └──(it can't be read, or the reducer died)──► NACK
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, deque
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from .wire.messages import (
+    VERSION,
+    AnyMessage,
+    Beat,
+    Bye,
+    Credit,
+    Done,
+    Hello,
+    Message,
+    Nack,
+    Result,
+    StreamOpen,
+    Welcome,
+    Work,
+)
+
+PREFETCH: Final = 2
+"""Units on hand: one being reduced, one to go on with."""
+
+MAX_KEPT: Final = 64
+"""Results that may wait for the sink; beyond it the worker takes no more work."""
+
+MAX_KEPT_BYTES: Final = 256 << 20
+MAX_STREAMS: Final = 256
+RESEND: Final = 1.0
+"""Seconds until a result that the sink hasn't confirmed is sent again; doubled each time, up to MAX_RESEND."""
+
+MAX_RESEND: Final = 8.0
+ABANDON: Final = 600.0
+"""Seconds until a result that no sink wants is let go: its run is unknown there."""
+
+HELLO_EVERY: Final = 1.0
+BEAT_EVERY: Final = 0.5
+
+StreamKey = tuple[str, str, str]
+
+
+class ToBroker(NamedTuple):
+    """Send this to the broker."""
+
+    message: Message
+
+
+class ToSink(NamedTuple):
+    """Send this to the sink; ``payload`` is a part of its own."""
+
+    message: Message
+    payload: Any = None
+
+
+Action = ToBroker | ToSink
+
+
+@dataclass(slots=True)
+class Kept:
+    """A result that isn't known to be on disk."""
+
+    message: Result
+    payload: Any
+    made: float
+    sent: float
+    pause: float = RESEND
+
+
+class WorkerCore:
+    """Messages and the reducer's answers go in, messages come out.
+
+    Parameters
+    ----------
+    name
+        What the worker is called, also over its restarts.
+    session
+        Grows each time it starts anew.
+    """
+
+    def __init__(self, name: str, session: int, now: float) -> None:
+        self.name = name
+        self.session = session
+        self.counts: Counter[str] = Counter()
+        self.frames = 0
+        self.reduce_us = 0
+        self.streams: OrderedDict[StreamKey, StreamOpen] = OrderedDict()
+        self.willing = False
+        """The reducer is there: more work may come."""
+        self._epoch = -1
+        self._got = 0
+        self._limit = 0
+        self._waiting: deque[tuple[int, Work]] = deque()  # with the session that they came in
+        self._running: deque[tuple[int, Work]] = deque()
+        self._kept: OrderedDict[tuple[str, str, str, int], Kept] = OrderedDict()
+        self._kept_bytes = 0
+        self._beaten = now
+        self._greeted = float("-inf")
+
+    # --- from the broker and the sink --------------------------------------------------------------------------------
+
+    def from_broker(self, message: AnyMessage, now: float) -> list[Action]:
+        """Take a message from the broker."""
+        if isinstance(message, Welcome):
+            return self._welcome(message, now)
+        if isinstance(message, StreamOpen):
+            key = message.run, message.stream, message.cfg
+            self.streams[key] = message
+            self.streams.move_to_end(key)
+            while len(self.streams) > MAX_STREAMS:
+                self.streams.popitem(last=False)
+        elif isinstance(message, Work):
+            self._got += 1
+            if (message.run, message.stream, message.cfg) not in self.streams:
+                # Its STREAM_OPEN was lost; a new session makes the broker send it again, and the work too.
+                self.counts["work of an unknown stream"] += 1
+                return self._begin_session(now)
+            self._waiting.append((self.session, message))
+        else:
+            self.counts["unexpected"] += 1
+        return []
+
+    def from_sink(self, message: AnyMessage, now: float) -> list[Action]:
+        """Take a message from the sink."""
+        if isinstance(message, Done):
+            for first, stop in message.ranges:
+                key = message.run, message.stream, message.cfg
+                # As many steps as results are kept, not as the range is long.
+                for kept in [k for k in self._kept if k[:3] == key and first <= k[3] < stop]:
+                    self._kept_bytes -= len(self._kept.pop(kept).payload)
+            return self._grant()
+        return []
+
+    # --- from the reducer --------------------------------------------------------------------------------------------
+
+    def take(self) -> Work | None:
+        """Return the next unit for the reducer, None if there is none."""
+        if not self._waiting:
+            return None
+        self._running.append(self._waiting.popleft())
+        return self._running[-1][1]
+
+    def reduced(self, result: Result, payload: Any, cpu_us: int, now: float) -> list[Action]:
+        """Take a result; it is kept until the sink says that it is on disk."""
+        self._end(result.token)
+        self.frames += result.n
+        self.reduce_us += cpu_us
+        key = result.run, result.stream, result.cfg, result.first
+        if key in self._kept:
+            self._kept_bytes -= len(self._kept.pop(key).payload)
+        self._kept[key] = Kept(result, payload, now, now)
+        self._kept_bytes += len(payload)
+        return [ToSink(result, payload), *self._grant()]
+
+    def failed(self, nack: Nack) -> list[Action]:
+        """Take word that a unit can't be done."""
+        self.counts["NACK"] += 1
+        mine = self._end(nack.token)
+        return [ToBroker(nack), *self._grant()] if mine else self._grant()
+
+    def died(self, reason: str, frame: int) -> list[Action]:
+        """Take word that the reducer died; ``frame`` is the one it was at if it went one by one, else −1.
+
+        Only the first unit it was given can have been in work; the others go to its successor.
+        """
+        self.counts["reducer died"] += 1
+        if not self._running:
+            return []
+        _, work = self._running[0]
+        nack = Nack(work.run, work.stream, work.first, work.n, work.token, frame, reason[:500], False)
+        out = self.failed(nack)
+        self._waiting.extendleft(reversed(self._running))
+        self._running.clear()
+        return out
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    def start(self, now: float) -> list[Action]:
+        """Say who is there."""
+        return [ToSink(self._hello()), *self._greet(now)]
+
+    def tick(self, now: float) -> list[Action]:
+        """Do what time brings; call it every 50 ms or so."""
+        out: list[Action] = []
+        if self._epoch < 0 and now - self._greeted >= HELLO_EVERY:
+            out += self._greet(now)
+        if now - self._beaten >= BEAT_EVERY:
+            self._beaten = now
+            busy = self._running[0][1].token if self._running else -1
+            out.append(ToBroker(Beat(self.session, busy, self._got, self.frames, self.reduce_us)))
+            if self._limit:
+                out.append(ToBroker(Credit(self.session, self._limit)))  # the one before may have been lost
+        for key, kept in list(self._kept.items()):
+            if now - kept.made > ABANDON:
+                self.counts["results that no sink wanted"] += 1
+                self._kept_bytes -= len(self._kept.pop(key).payload)
+            elif now - kept.sent >= kept.pause:
+                kept.sent = now
+                kept.pause = min(2 * kept.pause, MAX_RESEND)
+                self.counts["resent"] += 1
+                out.append(ToSink(kept.message, kept.payload))
+        return [*out, *self._grant()]
+
+    def unsent(self, action: Action) -> None:
+        """Take word that a message couldn't be sent: who it is for isn't there."""
+        self.counts["unsent"] += 1
+        message = action.message
+        if isinstance(message, Result):
+            kept = self._kept.get((message.run, message.stream, message.cfg, message.first))
+            if kept is not None:
+                kept.pause = RESEND
+
+    def leave(self) -> list[Action]:
+        """Give back what isn't begun: the worker ends."""
+        self.willing = False
+        self._waiting.clear()
+        return [ToBroker(Bye(self.session))]
+
+    @property
+    def idle(self) -> bool:
+        """Whether the reducer has nothing in hand and the sink has everything."""
+        return not self._running and not self._kept
+
+    @property
+    def running(self) -> Work | None:
+        """The unit that the reducer is at."""
+        return self._running[0][1] if self._running else None
+
+    @property
+    def in_hand(self) -> int:
+        """How many units the reducer was given."""
+        return len(self._running)
+
+    @property
+    def kept(self) -> int:
+        """How many results wait for the sink."""
+        return len(self._kept)
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _hello(self) -> Hello:
+        return Hello(VERSION, "worker", self.name, self.session)
+
+    def _greet(self, now: float) -> list[Action]:
+        self._greeted = now
+        return [ToBroker(self._hello())]
+
+    def _begin_session(self, now: float) -> list[Action]:
+        """Begin anew with the broker: it takes its work back, and gives credit and work again."""
+        self.session += 1
+        self._epoch = -1
+        self._got = self._limit = 0
+        self._waiting.clear()
+        self.counts["sessions"] += 1
+        return self._greet(now)
+
+    def _welcome(self, message: Welcome, now: float) -> list[Action]:
+        if not message.lease_ms or (self._epoch >= 0 and message.epoch != self._epoch):
+            return self._begin_session(now)
+        if self._epoch < 0:
+            self._epoch = message.epoch
+            return self._grant()
+        return []
+
+    def _grant(self) -> list[Action]:
+        """Take more work, as far as there is room: for it, and for its results."""
+        if self._epoch < 0 or not self.willing or len(self._kept) >= MAX_KEPT or self._kept_bytes >= MAX_KEPT_BYTES:
+            return []
+        on_hand = sum(session == self.session for session, _ in (*self._waiting, *self._running))
+        limit = self._got - on_hand + PREFETCH
+        if limit <= self._limit:
+            return []
+        self._limit = limit
+        return [ToBroker(Credit(self.session, limit))]
+
+    def _end(self, token: int) -> bool:
+        """Forget a running unit; return whether the broker still holds it to be here."""
+        for at, (session, work) in enumerate(self._running):
+            if work.token == token:
+                del self._running[at]
+                return session == self.session
+        return False
