@@ -139,7 +139,9 @@ def columns(run: Any) -> dict[str, str]:
 
 
 def nexus_file(run: Any) -> str | None:
-    """Return the path of the NeXus file that the processed run's patterns lie in; None if it has none."""
+    """Return the path of the processed run's NeXus file; None if it has none."""
+    if nexus := (run.metadata.get("stop") or {}).get("nexus"):
+        return str(nexus)
     for stream in run:
         for name, key in run[stream].metadata["data_keys"].items():
             if key.get("external"):

@@ -98,7 +98,8 @@ class MapImage:
             self.ax.patch.set(facecolor="0.93", hatch="////", edgecolor="0.75", linewidth=0)
             figure = self.ax.get_figure()
             assert figure is not None
-            self._bar = figure.colorbar(self._image, ax=self.ax)
+            # Beside the axes, as tall as the map, whatever its proportions.
+            self._bar = figure.colorbar(self._image, cax=self.ax.inset_axes((1.03, 0, 0.04, 1)))
         self._image.set_data(mean)
         self._image.set_extent(grid.extent)
         if mean.count():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -147,3 +148,117 @@ class Flown:
 def flown() -> Flown:
     """Return the scan, with three backfilled frames and two that gave nothing."""
     return Flown(status={3: 1, 4: 1, 5: 1, 50: 2, 51: 3})
+
+
+@dataclass
+class Measured:
+    """A small scan as its devices recorded it: real HDF5 files, and the raw run's documents.
+
+    ``eiger`` writes two files, its indices counting within each; ``pilc`` one.
+    """
+
+    folder: Path
+    frames: int = 24
+    per_file: int = 16
+    recipes: list[dict[str, Any]] | None = None
+    md: dict[str, Any] = field(default_factory=dict)
+    uid: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    def __post_init__(self) -> None:
+        self.images = np.arange(self.frames * 64, dtype="u2").reshape(self.frames, 8, 8)
+        self.x = np.linspace(-3, 3, self.frames)
+        self.y = np.linspace(5, 7, self.frames)
+        for number, first in enumerate(range(0, self.frames, self.per_file)):
+            with h5py.File(self.folder / f"{self.uid}_{number}.h5", "w") as file:
+                file["/entry/data/data"] = self.images[first : first + self.per_file]
+        with h5py.File(self.folder / f"{self.uid}_pilc.h5", "w") as file:
+            file["/x"], file["/y"] = self.x, self.y
+
+    def documents(self, step: int = 6, exit_status: str = "success") -> Iterator[tuple[str, dict[str, Any]]]:
+        """Give the documents; each stream_datum promises at most ``step`` frames."""
+        recipes = {} if self.recipes is None else {"recipes": self.recipes}
+        plan: dict[str, Any] = {"plan_name": "fly_grid", "scan_id": 17, "dwell": 0.0125, "shape": [4, 6]}
+        hints = {"dimensions": [[["pilc_y"], "primary"], [["pilc_x"], "primary"]]}
+        bundle: Any = compose_run(uid=self.uid, metadata={**plan, "hints": hints, **recipes, **self.md})
+        yield "start", dict(bundle.start_doc)
+        image = {"source": "sim", "dtype": "array", "dtype_numpy": "<u2", "shape": [1, 8, 8], "external": "STREAM:"}
+        scalar = {"source": "sim", "dtype": "number", "dtype_numpy": "<f8", "shape": [], "external": "STREAM:"}
+        lane = {"eiger_stream_endpoint": "tcp://127.0.0.1:9", "eiger_stream_protocol": "simplon-1", "eiger_series": 12}
+        stream = bundle.compose_descriptor(
+            name="primary",
+            data_keys={"eiger_image": image, "pilc_x": scalar, "pilc_y": scalar},
+            object_keys={"eiger": ["eiger_image"], "pilc": ["pilc_x", "pilc_y"]},
+            configuration={
+                "eiger": {
+                    "data": lane,
+                    "timestamps": dict.fromkeys(lane, STARTED),
+                    "data_keys": {key: {"source": "sim", "dtype": "string", "shape": []} for key in lane},
+                }
+            },
+        )
+        yield "descriptor", dict(stream.descriptor_doc)
+
+        def resource(key: str, name: str, dataset: str) -> Any:
+            return bundle.compose_stream_resource(
+                mimetype="application/x-hdf5",
+                uri=f"file://localhost{self.folder / name}",
+                data_key=key,
+                parameters={"dataset": dataset, "swmr": False, "chunk_shape": [1]},
+            )
+
+        pilc = {key: resource(key, f"{self.uid}_pilc.h5", f"/{key[-1]}") for key in ("pilc_x", "pilc_y")}
+        for each in pilc.values():
+            yield "stream_resource", dict(each.stream_resource_doc)
+        file, at = None, 0
+        while at < self.frames:
+            number, inside = divmod(at, self.per_file)
+            if inside == 0:
+                file = resource("eiger_image", f"{self.uid}_{number}.h5", "/entry/data/data")
+                yield "stream_resource", dict(file.stream_resource_doc)
+            n = min(step, self.per_file - inside, self.frames - at)
+            seq_nums = {"start": at + 1, "stop": at + n + 1}
+            assert file is not None
+            for each, index in ((file, inside), *((one, at) for one in pilc.values())):
+                datum = each.compose_stream_datum(
+                    indices={"start": index, "stop": index + n}, seq_nums=seq_nums, descriptor=stream.descriptor_doc
+                )
+                yield "stream_datum", dict(datum)
+            at += n
+        yield "stop", dict(bundle.compose_stop(exit_status=exit_status))
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that the shared catalog may read."""
+    return tmp_path_factory.mktemp("files")
+
+
+@pytest.fixture(scope="session")
+def shared_catalog(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Return one embedded catalog for all tests: a start takes 4 s."""
+    from haltere.callbacks.catalog import Catalog
+
+    with Catalog.start(tmp_path_factory.mktemp("shared catalog"), readable=[files]) as catalog:
+        yield catalog
+        for client in (catalog.raw, catalog.processed):
+            client.context.http_client.close()
+
+
+@pytest.fixture
+def measured(files: Path) -> Any:
+    """Return :class:`Measured`, writing into the folder that the shared catalog may read."""
+
+    def make(**values: Any) -> Measured:
+        return Measured(files, **values)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def lambda_files() -> list[Path]:
+    """Return the five files of one Lambda module, from PETRA III."""
+    root = Path(os.environ.get("HALTERE_DATA", Path(__file__).parents[3] / "shared" / "data")) / "lambda2m_petra"
+    found = sorted(root.glob("*.nxs"))
+    if not found:
+        pytest.skip(f"no {root}; set HALTERE_DATA to the folder of real measurements")
+    return found

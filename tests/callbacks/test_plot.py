@@ -75,7 +75,7 @@ def test_title_and_colour_bar_say_what_is_seen(flown: Any) -> None:
         "scan 17 · fly_grid · Fe_Ka",
         "238 of 240 pixels · 2 frames without a result",
     ]
-    bar = next(each for each in ax.get_figure().axes if each is not ax)
+    (bar,) = ax.child_axes
     assert bar.get_ylabel() == "Fe_Ka (counts)"
 
 
