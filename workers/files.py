@@ -83,7 +83,9 @@ class FrameReader:
         if not dataset.has(rows):
             dataset.refresh()
         if not dataset.has(rows) and dataset.grown():
-            self._forget((span.uri, span.dataset))
+            # HDF5 looks at a file anew only when nothing in this process has it open any more.
+            for key in [key for key, other in self._open.items() if other.opened.path == dataset.opened.path]:
+                self._forget(key)
             dataset = self._dataset(span.uri, span.dataset)
             dataset.check(spec)
         if not dataset.has(rows):
@@ -159,9 +161,8 @@ class _Dataset:
         return starts <= self.index.keys()
 
     def refresh(self) -> None:
-        self.seen = os.fstat(self.opened.fd)
         if self.file.swmr_mode:
-            self.data.id.refresh()
+            self.data.refresh()
 
     def grown(self) -> bool:
         """Tell whether a file that isn't in SWMR mode was written to since it was opened."""
@@ -246,11 +247,14 @@ def _open_hdf5(opened: OpenFile) -> h5py.File:
     import h5py
     import hdf5plugin  # noqa: F401 - gives HDF5 the filters that detectors use
 
-    # SWMR reads a file that grows; files in the old format can't be opened so, and need not be.
-    try:
-        return h5py.File(opened.via, "r", swmr=True, libver="latest", locking=False)
-    except (OSError, ValueError):
-        return h5py.File(opened.via, "r", locking=False)
+    # SWMR reads a file that grows; files in the old format can't be opened so, and need not be. Where this process
+    # has the file open already, both must say the same about locking.
+    for options in ({"swmr": True, "libver": "latest", "locking": False}, {"locking": False}):
+        try:
+            return h5py.File(opened.via, "r", **options)
+        except (OSError, ValueError):
+            continue
+    return h5py.File(opened.via, "r")
 
 
 def _walk(file: h5py.File, name: str) -> h5py.Dataset | tuple[str, str]:
