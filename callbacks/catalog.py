@@ -35,7 +35,7 @@ class Catalog:
         self.api_key_file = api_key_file
         """A file of mode 0600 that holds the API key."""
         self._process = process
-        self._clients: dict[str, CatalogOfBlueskyRuns] = {}
+        self._clients: dict[str, Any] = {}
 
     @classmethod
     def start(cls, directory: Path | str, *, readable: Sequence[Path | str] = (), port: int = 0) -> Self:
@@ -121,7 +121,9 @@ class Catalog:
         self._process.kill()
 
     def close(self) -> None:
-        """End the server, if it was started here. May be called again."""
+        """Close the connections, and end the server if it was started here. May be called again."""
+        for client in self._clients.values():
+            client.context.http_client.close()
         self._clients.clear()
         if self._process is not None:
             self._process.close()
@@ -140,7 +142,8 @@ class Catalog:
             if name not in client:
                 raise SettingsError(f"catalog {self.uri} has no {name!r}; its owner must make it")
             self._clients[name] = client[name]
-        return self._clients[name]
+        found: CatalogOfBlueskyRuns = self._clients[name]
+        return found
 
 
 def raw_writer(catalog: Catalog) -> FlushableBuffer:
@@ -166,16 +169,21 @@ def connect(uri: str, key: str) -> Any:
         The key is wrong.
     """
     import httpx
-    from tiled.client import from_uri
 
     # The proxies that an environment may name don't reach this host's loopback.
     loopback = urlsplit(uri).hostname in ("127.0.0.1", "localhost", "::1")
     try:
-        return from_uri(uri, api_key=key, trust_env=not loopback)
-    except httpx.HTTPStatusError as error:
-        raise SettingsError(f"catalog {uri} refuses: HTTP {error.response.status_code}; is the key its own?") from None
+        # Tiled's client itself tries for 45 s before it says that nobody is there.
+        answer = httpx.get(
+            f"{uri}/metadata/", headers={"Authorization": f"Apikey {key}"}, timeout=10, trust_env=not loopback
+        )
     except httpx.TransportError as error:
         raise PoolError(f"catalog {uri} doesn't answer: {error}; is it running?") from None
+    if answer.is_error:
+        raise SettingsError(f"catalog {uri} refuses: HTTP {answer.status_code}; is the key its own?")
+    from tiled.client import from_uri
+
+    return from_uri(uri, api_key=key, trust_env=not loopback)
 
 
 def read_key(path: Path) -> str:

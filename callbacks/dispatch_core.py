@@ -336,7 +336,8 @@ class DispatchCore:
         """Take the sink's answer. Return whether it must be greeted (anew)."""
         if isinstance(message, Ack):
             if message.session == self.session:
-                self._heard = now
+                if message.serial > self._acknowledged:  # an answer that brings nothing new is no reason to be patient
+                    self._heard = now
                 self._acknowledged = max(self._acknowledged, message.serial)
                 while self._unacknowledged and self._unacknowledged[0][0] <= message.serial:
                     self._unacknowledged.popleft()

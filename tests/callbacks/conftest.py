@@ -181,7 +181,7 @@ class Measured:
         hints = {"dimensions": [[["pilc_y"], "primary"], [["pilc_x"], "primary"]]}
         bundle: Any = compose_run(uid=self.uid, metadata={**plan, "hints": hints, **recipes, **self.md})
         yield "start", dict(bundle.start_doc)
-        image = {"source": "sim", "dtype": "array", "dtype_numpy": "<u2", "shape": [1, 8, 8], "external": "STREAM:"}
+        image = {"source": "sim", "dtype": "array", "dtype_numpy": "<u2", "shape": [8, 8], "external": "STREAM:"}
         scalar = {"source": "sim", "dtype": "number", "dtype_numpy": "<f8", "shape": [], "external": "STREAM:"}
         lane = {"eiger_stream_endpoint": "tcp://127.0.0.1:9", "eiger_stream_protocol": "simplon-1", "eiger_series": 12}
         stream = bundle.compose_descriptor(
@@ -240,11 +240,9 @@ def shared_catalog(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
     with Catalog.start(tmp_path_factory.mktemp("shared catalog"), readable=[files]) as catalog:
         yield catalog
-        for client in (catalog.raw, catalog.processed):
-            client.context.http_client.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def measured(files: Path) -> Any:
     """Return :class:`Measured`, writing into the folder that the shared catalog may read."""
 

@@ -1,0 +1,356 @@
+"""What the dispatcher makes of documents, and that the sink gets all of it, in order, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import logging
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from haltere.callbacks.dispatch_core import WINDOW, Control, DispatchCore
+from haltere.workers.recipes import Recipe, cfg_hash, processed_uid
+from haltere.workers.wire.messages import (
+    MAX_CONTROL,
+    Ack,
+    Expect,
+    FileSpan,
+    InputSpec,
+    LiveLane,
+    RunClose,
+    RunOpen,
+    StreamOpen,
+    Welcome,
+    decode,
+)
+
+PONI = {"dist": 0.1, "poni1": 0.0004, "poni2": 0.0004, "pixel1": 1e-4, "pixel2": 1e-4}
+XRD = Recipe("xrd", "azimuthal", "eiger", {"poni": PONI, "bins": 16})
+POSITIONS = Recipe("positions", "columns", "pilc")
+WELCOME = Welcome(1, 7, 5000, 500)
+
+
+def greeted(core: DispatchCore, now: float = 0.0) -> DispatchCore:
+    core.impatient(now + 1000.0)
+    core.heard(WELCOME, now + 1000.0)
+    return core
+
+
+def told(core: DispatchCore, now: float = 1000.0) -> list[Control]:
+    """Return what goes to the sink, which acknowledges at once, until there is no more."""
+    found: list[Control] = []
+    while messages := [decode(data) for data in core.outgoing(now)]:
+        found += messages  # type: ignore[arg-type]
+        core.heard(Ack(core.session, found[-1].serial), now)
+    return found
+
+
+def dispatched(documents: Any, *recipes: Recipe) -> list[Control]:
+    core = greeted(DispatchCore(1, recipes or (XRD, POSITIONS)))
+    for name, doc in documents:
+        core.document(name, doc)
+    return told(core)
+
+
+def of(kind: type, messages: list[Control]) -> list[Any]:
+    return [each for each in messages if isinstance(each, kind)]
+
+
+def spans(messages: list[Control], stream: str, key: str) -> dict[int, tuple[str, int]]:
+    """Return for each frame the file's name and the row in it."""
+    found = {}
+    for message in of(Expect, messages):
+        for span in message.files if message.stream == stream else ():
+            if span.key == key:
+                assert message.first <= span.first
+                assert span.first + span.n <= message.stop
+                for frame in range(span.n):
+                    found[span.first + frame] = (span.uri.rsplit("_", 1)[1], span.offset + frame)
+    return found
+
+
+def test_a_run_opens_with_its_start_document_and_the_recipes_in_use(measured: Any) -> None:
+    scan = measured()
+    first = dispatched(scan.documents())[0]
+    assert isinstance(first, RunOpen)
+    assert first.run == scan.uid
+    assert first.processed == processed_uid(scan.uid, [XRD, POSITIONS])
+    start = json.loads(first.start)
+    assert start["scan_id"] == 17
+    assert [each["name"] for each in start["recipes"]] == ["xrd", "positions"]
+
+
+def test_a_stream_says_where_its_frames_come_live_and_what_is_wanted_of_them(measured: Any) -> None:
+    eiger, pilc = of(StreamOpen, dispatched(measured().documents()))
+    assert eiger.stream == "eiger"
+    assert eiger.inputs == [InputSpec("eiger_image", (8, 8), "<u2")]
+    assert eiger.recipes == [XRD.spec()]
+    assert eiger.cfg == cfg_hash([XRD.spec()])
+    assert eiger.live == LiveLane("tcp://127.0.0.1:9", "simplon-1", 12, "eiger_image")
+    assert eiger.batch == 8  # 0.1 s of 12.5 ms
+    assert pilc.inputs == [InputSpec("pilc_x", (), "<f8"), InputSpec("pilc_y", (), "<f8")]
+    assert pilc.live is None
+
+
+def test_every_frame_is_promised_once_and_lies_where_its_file_has_it(measured: Any) -> None:
+    messages = dispatched(measured().documents(step=5))
+    expected = {frame: (f"{frame // 16}.h5", frame % 16) for frame in range(24)}
+    assert spans(messages, "eiger", "eiger_image") == expected
+    assert spans(messages, "pilc", "pilc_y") == {frame: ("pilc.h5", frame) for frame in range(24)}
+    ranges = [(each.first, each.stop) for each in of(Expect, messages) if each.stream == "eiger"]
+    assert ranges[0][0] == 0
+    assert [stop for _, stop in ranges[:-1]] == [first for first, _ in ranges[1:]]
+
+
+def test_indices_that_count_over_all_files_of_a_key_give_the_same_rows(measured: Any) -> None:
+    documents = []
+    for name, doc in measured().documents():
+        if name == "stream_datum":
+            shift = doc["seq_nums"]["start"] - 1 - doc["indices"]["start"]
+            doc = {**doc, "indices": {end: value + shift for end, value in doc["indices"].items()}}
+        documents.append((name, doc))
+    found = spans(dispatched(documents), "eiger", "eiger_image")
+    assert found == {frame: (f"{frame // 16}.h5", frame % 16) for frame in range(24)}
+
+
+def test_frames_are_promised_when_every_key_of_the_detector_has_them(measured: Any) -> None:
+    core = greeted(DispatchCore(1, [POSITIONS]))
+    stream_datums = 0
+    for name, doc in measured(frames=6).documents():
+        if name == "stream_datum":
+            stream_datums += 1
+        core.document(name, doc)
+        if stream_datums == 2 and name == "stream_datum":
+            assert of(Expect, told(core)) == []  # of pilc, only x so far
+    assert [(each.first, each.stop) for each in of(Expect, told(core))] == [(0, 6)]
+
+
+def test_the_last_message_says_how_many_frames_there_were_and_how_it_ended(measured: Any) -> None:
+    last = dispatched(measured().documents(exit_status="abort"))[-1]
+    assert isinstance(last, RunClose)
+    assert {total.stream: total.n for total in last.totals} == {"eiger": 24, "pilc": 24}
+    assert last.exit_status == "abort"
+    assert json.loads(last.stop)["exit_status"] == "abort"
+
+
+def test_a_runs_own_recipes_go_before_the_defaults(measured: Any) -> None:
+    own = [{"name": "where", "reducer": "columns", "source": "pilc", "params": {"columns": ["pilc_x"]}}]
+    (stream,) = of(StreamOpen, dispatched(measured(recipes=own).documents()))
+    assert [spec.name for spec in stream.recipes] == ["where"]
+
+
+def test_a_run_that_wants_nothing_is_left_alone(measured: Any) -> None:
+    scan = measured(recipes=[])
+    core = greeted(DispatchCore(1, [XRD]))
+    for name, doc in scan.documents():
+        core.document(name, doc)
+    assert told(core) == []
+    assert core.is_acknowledged(scan.uid)
+
+
+def test_a_bad_recipe_is_one_line_and_the_others_go_on(measured: Any, caplog: pytest.LogCaptureFixture) -> None:
+    good = {"name": "positions", "reducer": "columns", "source": "pilc"}
+    bad = {"name": "xrd", "reducer": "azimutal", "source": "eiger"}
+    streams = of(StreamOpen, dispatched(measured(recipes=[bad, good]).documents()))
+    assert [each.stream for each in streams] == ["pilc"]
+    (record,) = caplog.records
+    assert "goes on without a recipe" in record.message
+    assert "'azimutal' isn't installed" in record.message
+    assert "\n" not in record.message
+
+
+def test_a_recipe_that_does_not_fit_its_input_is_one_line(measured: Any, caplog: pytest.LogCaptureFixture) -> None:
+    misfit = Recipe("xrd", "azimuthal", "pilc", XRD.params)
+    assert [each.stream for each in of(StreamOpen, dispatched(measured().documents(), misfit, POSITIONS))] == ["pilc"]
+    assert len(caplog.records) == 1
+    assert "goes on without a recipe: " in caplog.text
+
+
+def test_a_run_without_the_recipes_sources_still_opens_and_closes(measured: Any) -> None:
+    kinds = [type(each) for each in dispatched(measured().documents(), Recipe("xrf", "columns", "xspress3"))]
+    assert kinds == [RunOpen, RunClose]
+
+
+def test_files_outside_of_the_roots_are_warned_of(
+    measured: Any, tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    core = greeted(DispatchCore(1, [POSITIONS], roots=[tmp_path]))
+    for name, doc in measured().documents():
+        core.document(name, doc)
+    assert "lies outside of the folders that the workers may read" in caplog.text
+
+
+def test_a_start_document_beyond_the_limit_is_sent_without_its_largest_values(measured: Any) -> None:
+    opened = dispatched(measured(md={"notes": "x" * 100_000}).documents())[0]
+    assert isinstance(opened, RunOpen)
+    assert "notes" not in json.loads(opened.start)
+    assert json.loads(opened.start)["shape"] == [4, 6]
+
+
+def test_promises_that_are_too_long_for_one_message_are_split() -> None:
+    folder = "file://localhost/" + "long/" * 400
+    core = greeted(DispatchCore(1, [POSITIONS]))
+    core.document("start", {"uid": "run", "time": 0})
+    key = {"source": "", "dtype": "number", "dtype_numpy": "<f8", "shape": [], "external": "STREAM:"}
+    core.document(
+        "descriptor",
+        {"uid": "d", "run_start": "run", "data_keys": {"pilc_x": key}, "object_keys": {"pilc": ["pilc_x"]}},
+    )
+    for number in range(400):  # a file per frame
+        uri = f"{folder}{number}.h5"
+        resource = {"uid": f"r{number}", "run_start": "run", "data_key": "pilc_x", "uri": uri}
+        core.document(
+            "stream_resource", {**resource, "mimetype": "application/x-hdf5", "parameters": {"dataset": "/x"}}
+        )
+        datum = {"uid": "", "stream_resource": f"r{number}", "descriptor": "d", "indices": {"start": 0, "stop": 1}}
+        core.document("stream_datum", {**datum, "seq_nums": {"start": number + 1, "stop": number + 2}})
+    sizes = []
+    found: list[FileSpan] = []
+    while data := core.outgoing(1000.0):
+        sizes += [len(each) for each in data]
+        messages = [decode(each) for each in data]
+        found += [span for each in messages if isinstance(each, Expect) for span in each.files]
+        core.heard(Ack(1, messages[-1].serial), 1000.0)  # type: ignore[union-attr]
+    assert max(sizes) <= MAX_CONTROL
+    assert [span.first for span in found] == list(range(400))
+
+
+# --- the sink comes and goes -----------------------------------------------------------------------------------------
+
+
+def test_nothing_is_said_before_the_sink_has_welcomed(measured: Any) -> None:
+    core = DispatchCore(1, [POSITIONS])
+    for name, doc in measured().documents():
+        core.document(name, doc)
+    assert core.impatient(1000.0)
+    assert core.outgoing(1000.0) == []
+    core.heard(WELCOME, 1000.1)
+    assert isinstance(decode(core.outgoing(1000.1)[0]), RunOpen)
+
+
+def test_what_is_not_acknowledged_is_said_again_in_order_with_its_serial(measured: Any) -> None:
+    core = greeted(DispatchCore(1, [POSITIONS]))
+    for name, doc in measured().documents():
+        core.document(name, doc)
+    first = core.outgoing(1000.0)
+    assert core.outgoing(1000.5) == []
+    core.heard(Ack(1, 2), 1000.5)
+    assert not core.impatient(1001.4)
+    assert core.impatient(1001.6)
+    core.heard(WELCOME, 1001.7)
+    assert core.outgoing(1001.7) == first[2:]
+
+
+def test_a_sink_that_started_anew_is_greeted_once_and_told_again(measured: Any) -> None:
+    core = greeted(DispatchCore(1, [POSITIONS]))
+    for name, doc in measured().documents():
+        core.document(name, doc)
+    first = core.outgoing(1000.0)
+    unknown = Welcome(1, 8, 0, 0)
+    assert [core.heard(unknown, 1000.1) for _ in first] == [True, *[False] * (len(first) - 1)]
+    assert core.outgoing(1000.1) == []
+    core.heard(WELCOME, 1000.2)
+    assert core.outgoing(1000.2) == first
+
+
+def test_another_sessions_acknowledgement_says_nothing(measured: Any) -> None:
+    scan = measured()
+    core = greeted(DispatchCore(2, [POSITIONS]))
+    for name, doc in scan.documents():
+        core.document(name, doc)
+    core.outgoing(1000.0)
+    core.heard(Ack(1, 1000), 1000.0)
+    assert not core.is_acknowledged(scan.uid)
+    core.heard(Ack(2, 1000), 1000.0)
+    assert core.is_acknowledged(scan.uid)
+
+
+def test_a_sink_that_is_away_costs_no_memory_per_datum(measured: Any) -> None:
+    core = greeted(DispatchCore(1, [POSITIONS]))
+    for name, doc in measured(frames=2000, per_file=2000).documents(step=1):
+        core.document(name, doc)
+    messages = told(core)
+    assert len(of(Expect, messages)) == 1
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=60), st.randoms(use_true_random=False))
+def test_a_sink_that_dies_at_any_time_hears_everything_once_and_in_order(
+    faults: list[tuple[bool, int]], random: Any
+) -> None:
+    """The sink: takes serials without a gap, forgets what it hasn't committed when it dies."""
+    core = greeted(DispatchCore(1, [POSITIONS]))
+    datum = {"uid": "", "stream_resource": "r", "descriptor": "d"}
+    key = {"source": "", "dtype": "number", "dtype_numpy": "<f8", "shape": [], "external": "STREAM:"}
+    documents: list[tuple[str, dict[str, Any]]] = [
+        ("start", {"uid": "run", "time": 0}),
+        (
+            "descriptor",
+            {"uid": "d", "run_start": "run", "data_keys": {"pilc_x": key}, "object_keys": {"pilc": ["pilc_x"]}},
+        ),
+        (
+            "stream_resource",
+            {
+                "uid": "r",
+                "run_start": "run",
+                "data_key": "pilc_x",
+                "uri": "file://localhost/x.h5",
+                "mimetype": "application/x-hdf5",
+                "parameters": {"dataset": "/x"},
+            },
+        ),
+        *(
+            (
+                "stream_datum",
+                {**datum, "indices": {"start": n, "stop": n + 1}, "seq_nums": {"start": n + 1, "stop": n + 2}},
+            )
+            for n in range(30)
+        ),
+        ("stop", {"uid": "s", "run_start": "run", "time": 1, "exit_status": "success"}),
+    ]
+    taken: list[bytes] = []
+    committed = 0
+    now = 1000.0
+    faults = [*faults, *[(False, 3)] * 200]
+    for dies, n in faults:
+        now += 0.3
+        for name, doc in documents[:n]:
+            core.document(name, doc)
+        documents = documents[n:]
+        greet = core.impatient(now)
+        data = core.outgoing(now)
+        lost = random.random() < 0.2
+        for each in [] if lost else data:
+            serial: int = decode(each).serial  # type: ignore[union-attr]
+            if serial == len(taken) + 1:
+                taken.append(each)
+        if dies:
+            taken = taken[:committed]
+            greet |= core.heard(Welcome(1, int(now), 0, 0), now)
+        else:
+            committed = len(taken)
+            core.heard(Ack(1, committed), now)
+        if greet:
+            core.heard(Welcome(1, int(now), 5000, 500), now)
+        if core.idle and not documents:
+            break
+    assert core.is_acknowledged("run")
+    messages = [decode(each) for each in taken]
+    assert [type(each) for each in messages[:2]] == [RunOpen, StreamOpen]
+    assert isinstance(messages[-1], RunClose)
+    promised = [(each.first, each.stop) for each in messages if isinstance(each, Expect)]
+    assert promised[0][0] == 0
+    assert promised[-1][1] == 30
+    assert all(a[1] == b[0] for a, b in pairwise(promised))
+
+
+def test_no_more_than_a_window_is_on_its_way() -> None:
+    core = greeted(DispatchCore(1, [POSITIONS]))
+    logging.disable(logging.ERROR)
+    for number in range(100):
+        core.document("start", {"uid": f"run-{number}", "time": 0})
+    logging.disable(logging.NOTSET)
+    assert len(core.outgoing(1000.0)) == WINDOW
+    assert core.outgoing(1000.1) == []
