@@ -172,6 +172,8 @@ class ProcessedDocuments:
         }
         if reason:
             doc["reason"] = reason
+        if self._nexus is not None:
+            doc["nexus"] = self._nexus
         return [*found, ("stop", doc)]
 
     # --- streams -----------------------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def run(options: Options, *, progress: Callable[[Session], Listener] | None = No
 
 def fly(session: Session, options: Options, progress: Callable[[Session], Listener] | None) -> Outcome:
     """Fly one grid in a running session and wait for its reduction."""
-    from .plans import fly_grid
+    from .plans.fly import fly_grid
 
     points = options.rows * options.columns
     if progress is not None:

@@ -36,7 +36,7 @@ def namespace(shell: InteractiveShell | None = None, **settings: Any) -> dict[st
     from .callbacks.access import processed, register_formatters
     from .callbacks.live import LiveMap
     from .callbacks.plot import plot_map
-    from .plans import fly_grid
+    from .plans.fly import fly_grid
 
     try:
         session = Session.start(load(**settings))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.resources import as_file, files
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
     from .callbacks.catalog import Catalog
     from .callbacks.dispatch import Dispatcher
     from .callbacks.following import Follower
-    from .devices import Eiger, PiLC, Stage, Xspress3
+    from .devices.eiger import Eiger
+    from .devices.pilc import PiLC
+    from .devices.stage import Stage
+    from .devices.xspress3 import Xspress3
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +239,10 @@ def connect(beamline: BeamlineSettings, data: Path) -> dict[str, Any]:
     DetectorError
         One doesn't: names it, where it should be, and what to look at.
     """
-    from .devices import Eiger, PiLC, Stage, Xspress3
+    from .devices.eiger import Eiger
+    from .devices.pilc import PiLC
+    from .devices.stage import Stage
+    from .devices.xspress3 import Xspress3
 
     eiger = Eiger(
         beamline.eiger.rest,
@@ -261,7 +268,7 @@ def connect(beamline: BeamlineSettings, data: Path) -> dict[str, Any]:
 
 def default_recipes(pool: Pool, model: str, recording: Recording) -> tuple[Recipe, ...]:
     """Return the recipes of the simulated beamline: diffraction patterns, element areas, positions."""
-    from .devices.sim.frames import default_poni
+    from .devices.sim.eiger_geometry import default_poni
     from .workers.reducers.azimuthal import recipe_params
     from .workers.reducers.fluorescence import recipe_params as basis_params
 
@@ -290,10 +297,8 @@ def _start_catalog(directory: Path, readable: Sequence[Path]) -> Catalog:
 
 
 def _import_devices() -> None:
-    from . import devices, plans
-
-    assert devices
-    assert plans
+    import_module("haltere.plans.fly")
+    import_module("haltere.devices.stage")
 
 
 __all__ = ["HaltereError", "Recording", "Session"]
