@@ -1,0 +1,249 @@
+"""A processed run's documents: valid, in the order of frames, each once, whatever the order of commits."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from event_model import DocumentNames, schema_validators
+from hypothesis import given
+from hypothesis import strategies as st
+
+from haltere.callbacks.processed_documents import Named, ProcessedDocuments
+from haltere.workers.errors import ReductionError
+from haltere.workers.ledger import BatchRow, ConstRow
+from haltere.workers.payload import Piece, pack
+from haltere.workers.recipes import Recipe, cfg_hash
+from haltere.workers.wire.messages import BACKFILLED, LIVE, LOST, QUARANTINED, InputSpec, StreamOpen
+
+PONI = {"dist": 0.1, "poni1": 0.0004, "poni2": 0.0004, "pixel1": 1e-4, "pixel2": 1e-4}
+XRD = Recipe("xrd", "azimuthal", "eiger", {"poni": PONI, "bins": 4})
+POSITIONS = Recipe("positions", "columns", "pilc")
+EIGER = StreamOpen(
+    2, "raw", "eiger", cfg_hash([XRD.spec()]), 4, [InputSpec("eiger_image", (8, 8), "<u2")], [XRD.spec()]
+)
+PILC = StreamOpen(
+    3,
+    "raw",
+    "pilc",
+    cfg_hash([POSITIONS.spec()]),
+    5,
+    [InputSpec(key, (), "<f8") for key in ("pilc_x", "pilc_y", "pilc_time")],
+    [POSITIONS.spec()],
+)
+START = {
+    "uid": "raw",
+    "time": 1.0,
+    "scan_id": 17,
+    "plan_name": "fly_grid",
+    "shape": [2, 6],
+    "hints": {"dimensions": [[["pilc_y"], "primary"], [["pilc_x"], "primary"]], "gridding": "rectilinear"},
+    "recipes": [
+        {"name": "xrd", "reducer": "azimuthal", "source": "eiger", "params": XRD.params},
+        {"name": "positions", "reducer": "columns", "source": "pilc", "params": {}},
+    ],
+}
+TOTAL = 12
+NEXUS = "/data/scan 00017.nxs"
+
+
+def row(stream: StreamOpen, first: int, *, seq: int = 0, status: bytes | None = None) -> BatchRow:
+    """Return a batch whose every value says its frame."""
+    stop = min(first + stream.batch, TOTAL)
+    frames = np.arange(first, stop, dtype="f8")
+    if stream is PILC:
+        pieces = [Piece("positions", "nav", key, frames + add) for key, add in (("pilc_x", 100), ("pilc_y", 200))]
+        pieces.append(Piece("positions", "nav", "pilc_time", frames / 10))
+    else:
+        patterns = np.zeros((len(frames), 4), "f4")
+        pieces = [Piece("xrd", "nav", "intensity", patterns), Piece("xrd", "nav", "total", frames)]
+    specs, payload = pack(pieces)
+    states = status or bytes([LIVE]) * len(frames)
+    reasons = [(first + i, "because") for i, each in enumerate(states) if each >= QUARANTINED]
+    return BatchRow(
+        "raw", stream.stream, stream.cfg, first, len(frames), states, reasons, 1, "w", specs, bytes(payload),
+        1000.0 + seq, seq,
+    )  # fmt: skip
+
+
+def radial() -> list[ConstRow]:
+    (spec,), payload = pack([Piece("xrd", "const", "two_theta", np.array([1.0, 2.0, 3.0, 4.0]))])
+    return [ConstRow("raw", "eiger", EIGER.cfg, spec, bytes(payload))]
+
+
+def account(expected: int = TOTAL) -> dict[str, Any]:
+    one = {"expected": expected, "live": expected, "backfilled": 0, "quarantined": 0, "lost": 0}
+    full = {**one, "intervals": {"live": [[0, expected]], "backfilled": [], "quarantined": [], "lost": []}}
+    return {"eiger": {**full, "reasons": {}}, "pilc": {**full, "reasons": {}}}
+
+
+def composer(nexus: str | None = NEXUS, *, streams: tuple[StreamOpen, ...] = (EIGER, PILC)) -> ProcessedDocuments:
+    made = ProcessedDocuments("raw", "processed", START, 999.0, nexus)
+    for stream in streams:
+        made.open(stream)
+    return made
+
+
+def rows() -> list[BatchRow]:
+    firsts = [(EIGER, first) for first in range(0, TOTAL, 4)] + [(PILC, first) for first in range(0, TOTAL, 5)]
+    return [row(stream, first, seq=seq) for seq, (stream, first) in enumerate(firsts)]
+
+
+def composed(batches: list[BatchRow], accounting: dict[str, Any] | None = None) -> list[Named]:
+    made = composer()
+    found = made.start()
+    for each in batches:
+        found += made.batch(each, radial() if each.stream == "eiger" else ())
+    return found + made.complete(2000.0, "success", accounting or account())
+
+
+def column(documents: list[Named], recipe: str, name: str) -> list[Any]:
+    (uid,) = [doc["uid"] for kind, doc in documents if kind == "descriptor" and doc["name"] == recipe]
+    pages = [doc for kind, doc in documents if kind == "event_page" and doc["descriptor"] == uid]
+    return list(itertools.chain.from_iterable(page["data"][name] for page in pages))
+
+
+def only(documents: list[Named], kind: str) -> dict[str, Any]:
+    (found,) = [doc for name, doc in documents if name == kind]
+    return found
+
+
+def test_every_document_is_valid() -> None:
+    for name, doc in composed(rows()):
+        schema_validators[DocumentNames[name]].validate(doc)
+
+
+def test_a_run_starts_by_saying_what_it_was_made_of_and_how() -> None:
+    name, start = composed(rows())[0]
+    assert name == "start"
+    assert (start["uid"], start["raw_uid"], start["parent_uids"]) == ("processed", "raw", ["raw"])
+    assert start["analysis_stage"] == "reduced"
+    assert (start["scan_id"], start["shape"]) == (17, [2, 6])
+    assert start["provenance"]["cfg"] == {"xrd": EIGER.cfg, "positions": PILC.cfg}
+    assert start["hints"]["dimensions"] == [[["pilc_y"], "positions"], [["pilc_x"], "positions"]]
+
+
+def test_documents_come_in_the_order_of_frames_with_the_positions_of_each() -> None:
+    documents = composed(rows())
+    assert column(documents, "xrd", "frame") == list(range(TOTAL))
+    assert column(documents, "xrd", "pilc_x") == [100.0 + frame for frame in range(TOTAL)]
+    assert column(documents, "xrd", "pilc_y") == [200.0 + frame for frame in range(TOTAL)]
+    assert column(documents, "xrd", "total") == [float(frame) for frame in range(TOTAL)]
+    assert column(documents, "positions", "pilc_time") == [frame / 10 for frame in range(TOTAL)]
+
+
+def test_pages_are_the_batches() -> None:
+    pages = [doc["seq_num"] for name, doc in composed(rows()) if name == "event_page" and "total" in doc["data"]]
+    assert pages == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]]
+
+
+def test_arrays_are_read_from_the_nexus_file() -> None:
+    documents = composed(rows())
+    resource = only(documents, "stream_resource")
+    assert resource["uri"] == "file://localhost/data/scan%2000017.nxs"
+    assert resource["parameters"]["dataset"] == "/entry/xrd/intensity"
+    datums = [doc for name, doc in documents if name == "stream_datum"]
+    assert [doc["indices"] for doc in datums] == [{"start": n, "stop": n + 4} for n in (0, 4, 8)]
+    assert {doc["stream_resource"] for doc in datums} == {resource["uid"]}
+
+
+def test_a_pattern_s_axis_stands_in_the_descriptor() -> None:
+    (descriptor,) = [doc for name, doc in composed(rows()) if name == "descriptor" and doc["name"] == "xrd"]
+    assert descriptor["configuration"]["xrd"]["data"]["two_theta"] == [1.0, 2.0, 3.0, 4.0]
+    assert descriptor["data_keys"]["intensity"]["dims"] == ["two_theta"]
+
+
+def test_without_a_nexus_file_there_are_scalar_columns_only() -> None:
+    made = composer(None)
+    found = made.start()
+    for each in rows():
+        found += made.batch(each)
+    assert {name for name, _ in found} == {"start", "descriptor", "event_page"}
+
+
+def test_a_hole_holds_back_what_follows_it() -> None:
+    made = composer(streams=(EIGER,))
+    assert made.batch(row(EIGER, 4)) == []
+    names = [name for name, _ in made.batch(row(EIGER, 0))]
+    assert names.count("event_page") == 2
+
+
+def test_a_frame_waits_for_its_position() -> None:
+    made = composer()
+    assert made.batch(row(EIGER, 0)) == []
+    found = made.batch(row(PILC, 0))  # of frames 0 to 4
+    assert column(found, "xrd", "pilc_x") == [100.0, 101.0, 102.0, 103.0]
+    assert made.batch(row(EIGER, 4)) == []  # frames 4 to 7
+
+
+def test_a_frame_without_a_position_gets_none_at_the_end() -> None:
+    documents = composed([each for each in rows() if each.stream == "eiger" or each.first < 10])
+    assert column(documents, "xrd", "frame") == list(range(TOTAL))
+    np.testing.assert_array_equal(column(documents, "xrd", "pilc_x")[10:], [np.nan, np.nan])
+
+
+def test_what_could_not_be_reduced_is_nan_with_a_status() -> None:
+    bad = row(EIGER, 4, status=bytes([LIVE, BACKFILLED, QUARANTINED, LOST]))
+    documents = composed([bad if each.key == bad.key else each for each in rows()])
+    assert column(documents, "xrd", "status")[4:8] == [0, 1, 2, 3]
+    np.testing.assert_array_equal(column(documents, "xrd", "total")[4:9], [4.0, 5.0, np.nan, np.nan, 8.0])
+
+
+def test_a_batch_of_which_nothing_could_be_reduced_is_nan() -> None:
+    full = row(EIGER, 4, status=bytes([LOST] * 4))
+    empty = BatchRow(*full.key, 4, full.status, full.reasons, 1, "w", [], b"", 1004.0, 4)
+    documents = composed([empty if each.key == empty.key else each for each in rows()])
+    assert np.isnan(column(documents, "xrd", "total")[4:8]).all()
+
+
+def test_frames_that_were_never_promised_are_left_out() -> None:
+    documents = composed(rows(), account(10))
+    assert column(documents, "xrd", "frame")[:10] == list(range(10))
+    assert only(documents, "stop")["frames"]["eiger"]["expected"] == 10
+
+
+def test_the_last_document_says_what_became_of_every_frame() -> None:
+    name, stop = composed(rows())[-1]
+    assert name == "stop"
+    assert stop["exit_status"] == "success"
+    assert stop["num_events"] == {"xrd": 12, "positions": 12}
+    assert stop["frames"]["eiger"]["intervals"]["live"] == [[0, 12]]
+
+
+def test_a_run_of_which_nothing_was_reduced_starts_and_stops() -> None:
+    made = ProcessedDocuments("raw", "processed", {**START, "recipes": []}, 999.0, NEXUS)
+    assert [name for name, _ in made.start() + made.complete(1.0, "abort", {}, "stopped by hand")] == ["start", "stop"]
+
+
+def test_a_batch_that_comes_again_or_is_another_recipes_changes_nothing() -> None:
+    made = composer(streams=(EIGER,))
+    made.batch(row(EIGER, 0))
+    assert made.batch(row(EIGER, 0)) == []
+    other = row(EIGER, 4)
+    foreign = BatchRow("raw", "eiger", "0" * 16, 4, 4, other.status, [], 1, "w", other.arrays, other.payload)
+    assert made.batch(foreign) == []
+    assert not made.knows(foreign)
+
+
+def test_an_output_may_not_take_a_column_s_name() -> None:
+    recipe = Recipe("positions", "columns", "pilc")
+    stream = StreamOpen(2, "raw", "pilc", "c", 4, [InputSpec("frame", (), "<f8")], [recipe.spec()])
+    with pytest.raises(ReductionError, match="frame can't be the name of an output"):
+        composer(streams=(stream,))
+
+
+@given(st.integers(0, 2**32))
+def test_any_order_of_commits_gives_every_frame_once_and_the_same_order_the_same_documents(seed: int) -> None:
+    batches = rows()
+    random.Random(seed).shuffle(batches)
+    documents = composed(batches)
+    assert documents == composed(batches)
+    for recipe in ("xrd", "positions"):
+        assert column(documents, recipe, "frame") == list(range(TOTAL))
+    assert column(documents, "xrd", "pilc_x") == [100.0 + frame for frame in range(TOTAL)]
+    uids = [doc["uid"] for name, doc in documents if name != "event_page"]
+    uids += itertools.chain.from_iterable(doc["uid"] for name, doc in documents if name == "event_page")
+    assert len(set(uids)) == len(uids)
