@@ -62,13 +62,18 @@ def serve(options: Options) -> None:
     DetectorError
         A server didn't come up.
     """
+    # Imported here: the command line shows its help without waiting for HDF5 and Tango.
+    from .xspress3_file import hdf5_is_broken
+
     ending = threading.Event()
     _end_on_signals(ending)
     if options.until_eof:
         threading.Thread(target=_watch_input, args=(ending,), name="stdin", daemon=True).start()
     began = time.perf_counter()
     data = _writable(options.data_dir)
-    tango_port = _free_port(options.tango_port)
+    for name in ("rest", "stream"):
+        _free_port(getattr(options, f"{name}_port"), name)  # said now, not after the frames' preparation
+    tango_port = _free_port(options.tango_port, "tango")
     with ExitStack() as stack:
         endpoints = _start(options, data, tango_port, stack)
         _end_on_signals(ending)  # the Tango server has set its own meanwhile
@@ -77,11 +82,13 @@ def serve(options: Options) -> None:
         _say(f"simulated beamline ready after {time.perf_counter() - began:.1f} s")
         _announce(endpoints, as_json=options.json)
         ending.wait()
+    if hdf5_is_broken():
+        _say("a file couldn't be written and stays as it is: ending without HDF5's clean-up, which may crash on it")
+        os._exit(0)
 
 
 def _start(options: Options, data: Path, tango_port: int, stack: ExitStack) -> dict[str, Any]:
     """Start everything, leave the ends to ``stack``, return the endpoints once all have answered."""
-    # Imported here: the command line shows its help without waiting for Tango and HDF5.
     from .fluorescence import Spectrometer
     from .motion import Axis
     from .pilc import PiLCScanSlave, PiLCTriggerGenerator
@@ -266,13 +273,13 @@ def _writable(folder: Path) -> Path:
     return folder
 
 
-def _free_port(port: int) -> int:
+def _free_port(port: int, name: str) -> int:
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise SettingsError(
-                f"port {port} for the Tango server can't be used: {error.strerror}; choose another, or 0 for any"
+                f"{name} port {port} can't be used: {error.strerror}; take another one, or 0 for any"
             ) from None
         return int(probe.getsockname()[1])
 

@@ -13,6 +13,12 @@ import numpy as np
 from ...workers.errors import FileError
 
 
+def reason(error: Exception) -> str:
+    """Return why the system or HDF5 refused, in a few words."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else str(error).splitlines()[0]
+
+
 class CardFiles:
     """Names and writes ``<folder>/<prefix>_%05d.nxs``; the index counts up while folder and prefix stay.
 
@@ -30,7 +36,7 @@ class CardFiles:
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise FileError(f"folder {folder} can't be made: {error.strerror or error}") from None
+            raise FileError(f"folder {folder} can't be made: {reason(error)}") from None
         if not os.access(folder, os.W_OK | os.X_OK):
             raise FileError(f"folder {folder} can't be written: permission denied")
 
@@ -63,7 +69,7 @@ class CardFiles:
                     array = np.asarray(values)
                     data[name] = array if array.ndim == 0 else array[part]
         except (OSError, RuntimeError) as error:
-            raise FileError(f"folder {folder}: {path.name} can't be written: {error}") from None
+            raise FileError(f"folder {folder}: {path.name} can't be written: {reason(error)}") from None
         self._index += 1
         self.last = path.name
         return path

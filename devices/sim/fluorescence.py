@@ -74,7 +74,7 @@ def sigma(energy: float) -> float:
     """Return the detector's standard deviation at ``energy``, both in keV.
 
     >>> round(2.3548 * sigma(5.895), 3)
-    0.143
+    0.144
     """
     return float(np.sqrt((NOISE / 2.3548) ** 2 + PAIR * FANO * energy))
 

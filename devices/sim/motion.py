@@ -30,7 +30,7 @@ class Trajectory:
     >>> move = Trajectory.trapezoid(0.0, 10.0, velocity=5.0, acceleration=50.0)
     >>> move.duration
     2.1
-    >>> move.position(move.crossing(2.5))
+    >>> round(move.position(move.crossing(2.5)), 9)
     2.5
     """
 

@@ -31,7 +31,7 @@ class Sample:
     --------
     >>> sample = Sample(seed=0)
     >>> sample.elements(0.0, 0.0)["Fe"] == Sample(seed=0).elements(0.0, 0.0)["Fe"]
-    array(True)
+    np.True_
     >>> sample.phases([0.0, 1.0], 0.0)[0].shape
     (2,)
     """

@@ -238,11 +238,14 @@ class Xspress3Acquisition:
                     return []
                 times = [each - now for each in (due, flush) if each is not None]
                 self._wake.wait(max(min(times), 0.0002) if times else None)
-        return None
+            # Stopped: exposures that have ended are still read, one that is open is given up.
+            return self._closed(self.clock()) or None
 
     def _ready(self, now: float, *, complete: bool) -> list[tuple[Position, float]]:
-        if now < (self._gates[-1][0] if complete else self._gates[0][0] + READ_PERIOD):
-            return []
+        due = self._gates[-1][0] if complete else self._gates[0][0] + READ_PERIOD
+        return self._closed(now) if now >= due else []
+
+    def _closed(self, now: float) -> list[tuple[Position, float]]:
         ready = []
         while self._gates and self._gates[0][0] <= now:
             _, position, seconds = self._gates.popleft()
@@ -258,6 +261,7 @@ class _Writer:
         self._settings = settings
         self._file = file
         self._files = 1
+        self._earlier = 0  # frames in files that are closed
         self._flushed = box.clock()
 
     @property
@@ -273,7 +277,7 @@ class _Writer:
             self._file = self._box.open_file(self._settings, self._files)
             self._files += 1
         self._file.append(number, reading)
-        self._box.written = number - self._file.waiting
+        self._box.written = self._earlier + self._file.written
         if self._settings.per_file > 0 and number % self._settings.per_file == 0:
             self.close()
 
@@ -281,9 +285,8 @@ class _Writer:
         """Flush what has waited for FLUSH_PERIOD."""
         if self._file is None or self.deadline is None or self._box.clock() < self.deadline:
             return False
-        waiting = self._file.waiting
         self._file.flush()
-        self._box.written += waiting
+        self._box.written = self._earlier + self._file.written
         self._flushed = self._box.clock()
         return True
 
@@ -291,6 +294,8 @@ class _Writer:
         """Close the present file."""
         file, self._file = self._file, None
         if file is not None:
-            waiting = file.waiting
-            file.close()
-            self._box.written += waiting
+            try:
+                file.close()
+            finally:
+                self._earlier += file.written
+                self._box.written = self._earlier

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import shutil
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...workers.errors import FileError
+from .card_file import reason
 from .fluorescence import SCALERS, Reading
 
 BLOCK: Final = 16
@@ -18,6 +19,17 @@ BLOCK: Final = 16
 
 BUFFER: Final = 100
 """Frames kept at most before they are written and flushed."""
+
+SPARE: Final = 4_000_000
+"""Bytes that must stay free on the disk: the file's own tables, written when it is closed."""
+
+_broken: list[Any] = []
+"""Files whose writing failed, never closed: HDF5 1.14 may crash when it closes a file that it couldn't write."""
+
+
+def hdf5_is_broken() -> bool:
+    """Say whether a file is left open for good; the process should then end without HDF5's own clean-up."""
+    return bool(_broken)
 
 
 class Xspress3File:
@@ -49,13 +61,19 @@ class Xspress3File:
         self._channels = channels
         self._bins = bins
         self._waiting: list[tuple[int, Reading]] = []
+        self._closed = False
+        self._histograms: list[Any] = []
+        self._scalers: list[list[Any]] = []
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            self._check_space()
             self._file = h5py.File(path, "x", libver="latest")
         except FileExistsError:
             raise FileError(f"file {path} exists; set another FilePrefix or FileDir") from None
+        except FileError:
+            raise
         except OSError as error:
-            raise FileError(f"folder {path.parent} can't be written: {error.strerror or error}") from None
+            raise FileError(f"folder {path.parent} can't be written: {reason(error)}") from None
         filters: dict[str, Any] = {"compression": "lzf", "shuffle": True} if compress else {}
         try:
             entry = self._file.create_group("entry")
@@ -67,7 +85,6 @@ class Xspress3File:
             self._numbers = instrument.create_dataset(
                 "detector/sequence_number", (0,), "i4", maxshape=(None,), chunks=(1024,)
             )
-            self._histograms, self._scalers = [], []
             for channel in channels:
                 group = detector.create_group(f"channel{channel:02d}")
                 group.attrs["NX_class"] = "NXdetector"
@@ -84,7 +101,6 @@ class Xspress3File:
                 )
             self._file.swmr_mode = True
         except (OSError, RuntimeError) as error:
-            self._abandon()
             raise self._failed(error) from None
 
     def append(self, number: int, reading: Reading) -> None:
@@ -100,9 +116,10 @@ class Xspress3File:
 
     def flush(self) -> None:
         """Write what waits and let readers see it."""
-        if not self._waiting:
+        if not self._waiting or self._closed:
             return
         first, stop = self.written, self.written + len(self._waiting)
+        self._check_space()
         try:
             # Histograms first: whoever finds a sequence number finds the rest of its frame.
             for index, channel in enumerate(self._channels):
@@ -123,23 +140,32 @@ class Xspress3File:
         dataset[first:stop] = rows
         dataset.flush()
 
+    def _check_space(self) -> None:
+        """Raise before HDF5 meets a full disk; what was written so far can then still be closed and read."""
+        needed = len(self._waiting) * len(self._channels) * 4 * (self._bins + len(SCALERS)) + SPARE
+        free = shutil.disk_usage(self.path.parent).free
+        if free < needed:
+            lost = f"; {len(self._waiting)} frames from {self.written} on are lost" if self._waiting else ""
+            raise FileError(
+                f"folder {self.path.parent} is full: {free / 1e6:.1f} MB free, {self.path.name} needs "
+                f"{needed / 1e6:.1f} MB{lost}"
+            )
+
     def close(self) -> None:
         """Write what waits and close."""
+        if self._closed:
+            return
         try:
             self.flush()
-            self._file.close()
-        except (OSError, RuntimeError) as error:
-            raise self._failed(error) from None
         finally:
-            self._abandon()
-
-    def _abandon(self) -> None:
-        # After a failed write HDF5 may refuse to close as well; the failure that matters is reported already.
-        with contextlib.suppress(OSError, RuntimeError, ValueError):
-            self._file.close()
+            if not self._closed:
+                self._closed = True
+                try:
+                    self._file.close()
+                except (OSError, RuntimeError) as error:
+                    raise self._failed(error) from None
 
     def _failed(self, error: Exception) -> FileError:
-        if isinstance(error, FileError):
-            return error
-        reason = str(error).splitlines()[0]
-        return FileError(f"folder {self.path.parent}: {self.path.name} can't be written: {reason}")
+        self._closed = True
+        _broken.append((self._file, self._histograms, self._scalers))
+        return FileError(f"folder {self.path.parent}: {self.path.name} can't be written: {reason(error)}")
