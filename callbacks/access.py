@@ -65,7 +65,8 @@ class ReducedStream(BlueskyEventStreamV3):  # type: ignore[misc]  # Tiled's clie
             key = keys.get(str(variable), {})
             data[variable].attrs.update({word: key[word] for word in ("units", "long_name") if key.get(word)})
         positions = position_names(self._start) or ()
-        return data.set_coords([name for name in ("status", "time", *positions) if name in data])
+        data = data.set_coords([name for name in ("status", "time", *positions) if name in data])
+        return data[[name for name in keys if name in data.data_vars]]  # in the recipe's order
 
     @property
     def _name(self) -> str:
@@ -229,9 +230,12 @@ def _how(start: Mapping[str, Any]) -> str:
 def _keys(stream: Any) -> str:
     """Return a stream's data keys, patterns and images with their shape per frame."""
     words = []
-    for name, key in stream.metadata["data_keys"].items():
-        shape = "×".join(str(n) for n in key.get("shape", ()) if n is not None)
-        words.append(f"{name} ({shape})" if shape and len(key["shape"]) else name)
+    keys = stream.metadata["data_keys"]
+    for name, key in keys.items():
+        if any(name.startswith(f"{other}_") for other in keys):
+            continue  # a detail of another: Fe_Ka_sigma, a channel's scaler
+        shape = "×".join(str(n) for n in key.get("shape", ()))
+        words.append(f"{name} ({shape})" if shape else name)
     shown = [word for word in words if word not in BOOKKEEPING]
     more = f" and {len(shown) - 12} more" if len(shown) > 12 else ""
     return ", ".join(shown[:12]) + more

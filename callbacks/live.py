@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .gridding import Grid, Tally, position_names
-from .plot import MapImage, label, title
+from .plot import MapImage, label, position_label, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -187,8 +187,12 @@ class _Scan:
         keys = doc["data_keys"]
         if self.descriptor is None and set(self._columns) <= set(keys):
             self.descriptor = doc["uid"]
-            slow, fast, value = (label(keys[each], each) for each in self._columns)
-            self.labels = (value, slow, fast)
+            slow, fast, value = self._columns
+            self.labels = (
+                label(keys[value], value),
+                position_label(keys[slow], slow),
+                position_label(keys[fast], fast),
+            )
 
     def append(self, data: Mapping[str, Any]) -> None:
         """Keep a page's rows; put them on the grid once they are many."""

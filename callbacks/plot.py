@@ -54,8 +54,8 @@ def plot_map(run: Any, name: str, ax: Axes | None = None, *, cmap: str = "viridi
     y, x, value, status = (data[each].values for each in (*names, name, "status"))
     tally = gridded(reduced.start, names, y, x, value, status)
     image = MapImage(ax, cmap)
-    value_label, slow, fast = (label(keys[each], each) for each in (name, *names))
-    image.show(tally, value_label, slow, fast, title(reduced.start, name))
+    slow, fast = (position_label(keys[each], each) for each in names)
+    image.show(tally, label(keys[name], name), slow, fast, title(reduced.start, name))
     return image.ax
 
 
@@ -136,6 +136,15 @@ def label(key: Mapping[str, Any], name: str) -> str:
     return f"{name} ({units})" if units else name
 
 
+def position_label(key: Mapping[str, Any], name: str) -> str:
+    """Return a position's name with its unit; encoders count in µm unless they say otherwise.
+
+    >>> position_label({}, "pilc_y")
+    'pilc_y (µm)'
+    """
+    return label({"units": key.get("units") or "um"}, name)
+
+
 def title(start: Mapping[str, Any], name: str) -> str:
     """Return a map's title: the scan, its plan, what is drawn."""
     words = [f"scan {start.get('scan_id', '?')}", start.get("plan_name"), name]
@@ -145,5 +154,6 @@ def title(start: Mapping[str, Any], name: str) -> str:
 def _listed(there: Mapping[str, str]) -> str:
     streams: dict[str, list[str]] = {}
     for column, stream in there.items():
-        streams.setdefault(stream, []).append(column)
+        if column.removesuffix("_sigma") not in there or column.removesuffix("_sigma") == column:
+            streams.setdefault(stream, []).append(column)
     return "; ".join(f"{stream}: {', '.join(names)}" for stream, names in streams.items()) or "no scalar result"
