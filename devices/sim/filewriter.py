@@ -7,10 +7,12 @@ SWMR mode from the start; the master, which only links and describes, appears wh
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -139,7 +141,12 @@ class GrowingFile:
     def append(self, blob: bytes) -> None:
         """Add a frame; readers see it after :meth:`flush`."""
         self.frames.resize(self.count + 1, axis=0)
-        self.frames.id.write_direct_chunk((self.count, 0, 0), blob)
+        try:
+            self.frames.id.write_direct_chunk((self.count, 0, 0), blob)
+        except (OSError, RuntimeError, ValueError):
+            # Without its chunk the frame would read as zeros.
+            self.frames.resize(self.count, axis=0)
+            raise
         self.count += 1
 
     def flush(self) -> None:
@@ -288,7 +295,8 @@ class FileWriter:
             action(*args)
             return True
         except (OSError, RuntimeError, ValueError) as error:  # h5py raises all three when a write fails
-            self.state, self.reason = "error", _reason(error, self.folder)
+            path = self._file.path if self._file is not None else self.folder
+            self.state, self.reason = "error", _reason(error, path)
             self._drop_file()
             return False
 
@@ -348,17 +356,17 @@ class FileWriter:
             file.close()
 
     def _drop_file(self) -> None:
-        """Close the file after a failed write; that may fail too, which adds nothing."""
-        try:
+        """Close the file after a failed write; that fails too on a full disk, and then says the same again."""
+        with suppress(OSError, RuntimeError, ValueError):
             self._close_file()
-        except (OSError, RuntimeError, ValueError) as error:
-            self.reason += f"; closing: {error}"
 
 
-def _reason(error: Exception, folder: Path) -> str:
-    """Return one line that names the place."""
+def _reason(error: Exception, path: Path) -> str:
+    """Return one line that names the place; of HDF5's long ones only what the system said."""
     text = " ".join(str(error).split())
-    return text if str(folder) in text else f"{folder}: {text}"
+    if said := re.search(r"error message = '([^']*)'", text):
+        text = f"{said[1]}; frames from here on are lost to the file, make room before the next series"
+    return text if str(path) in text else f"{path}: {text}"
 
 
 def _group(parent: Any, name: str, nx_class: str) -> Any:
