@@ -26,7 +26,7 @@ def captured() -> list[list[bytes]]:
         pytest.skip(f"{path} isn't there; set HALTERE_DATA to the folder of recorded data")
     messages = []
     with path.open("rb") as file:
-        while file.peek(1):  # type: ignore[attr-defined]  # it is a BufferedReader
+        while file.peek(1):
             messages.append(cbor2.load(file))
     return messages
 
@@ -156,11 +156,11 @@ messages = images | headers | st.builds(SeriesEnd, numbers)
 
 
 def _image(series: int, frame: int, shape: Any, dtype: str, encoding: Any, payload: bytes, *rest: Any) -> Image:
-    times, digest, appendix = rest
+    (start, stop, real), digest, appendix = rest
     if encoding == "bslz4":
         nbytes = shape[0] * shape[1] * int(dtype[2])
         payload = nbytes.to_bytes(8, "big") + (8192).to_bytes(4, "big") + payload
-    return Image(series, frame, shape, dtype, encoding, payload, *times, len(payload), digest, appendix)
+    return Image(series, frame, shape, dtype, encoding, payload, start, stop, real, len(payload), digest, appendix)
 
 
 @given(messages)
