@@ -72,6 +72,7 @@ class Eiger(SimplonDevice):
     nimages_per_file = Simplon("filewriter/config/nimages_per_file", kind="config")
     name_pattern = Simplon("filewriter/config/name_pattern", kind="omitted")
     writer_state = Simplon("filewriter/status/state", kind="omitted")
+    writer_error = Simplon("filewriter/status/error", kind="omitted")
 
     # how it streams live, for whoever reads the documents
     stream_endpoint = Component(Signal, value="", kind="config")
@@ -144,6 +145,7 @@ class Eiger(SimplonDevice):
             if not self.data_dir.is_dir():
                 self._disarm()
                 raise SettingsError(f"{self.name}: data_dir {self.data_dir} isn't a folder (is its disk mounted?)")
+            self._check_writer()
             self._info = info
             self._triggered = 0
             pattern = f"{info.prefix}_{self.name}"
@@ -179,6 +181,12 @@ class Eiger(SimplonDevice):
                 f"{self.name}: {self.prefix} is in state {state} in the middle of a scan, "
                 f"{self.frames()} frames in its files (was it disarmed by others?)"
             )
+        self._check_writer()
+
+    def _check_writer(self) -> None:
+        if self.writer_state.get() == "error":
+            reason = "; ".join(self.writer_error.get()) or "its status says no more"
+            raise DetectorError(f"{self.name}: {self.prefix}: the file writer failed: {reason}")
 
     def complete(self) -> DeviceStatus:
         """End the series; done when its last frames are in closed files."""
@@ -189,6 +197,7 @@ class Eiger(SimplonDevice):
             self._internal.wait(timeout=None)
         with self._lock:
             self._disarm()
+        self._check_writer()
 
     def trigger(self) -> DeviceStatus:
         """Take one frame by a software trigger, for a step scan; done when it can be read from its file."""

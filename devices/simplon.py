@@ -11,6 +11,7 @@ haltere.workers.errors.DetectorError: eiger_count_time: http://127.0.0.1:1: no a
 from __future__ import annotations
 
 import time
+import weakref
 from typing import Any
 
 import httpx
@@ -45,6 +46,8 @@ class Client:
         self._timeout = timeout
         # A proxy of the campus network must not stand between a beamline and its detector.
         self._http = httpx.Client(timeout=httpx.Timeout(timeout, connect=min(timeout, 3.0)), trust_env=False)
+        # Devices are rarely destroyed; a connection must not outlive them.
+        weakref.finalize(self, self._http.close)
 
     def url(self, path: str) -> str:
         """Return where ``"detector/config/count_time"`` lies."""

@@ -22,6 +22,14 @@ START_PATIENCE = 2.0
 """s in which a motor must begin to move, or be where it should go."""
 
 
+class _Move:
+    """A move under way: its status, and once it was told to stop, whether that counts as a success."""
+
+    def __init__(self, status: MoveStatus) -> None:
+        self.status = status
+        self.stopped: bool | None = None
+
+
 class StageAxis(TangoDevice, PositionerBase):  # type: ignore[misc]  # ophyd carries no types
     """A motor of a DESY Tango class, in µm."""
 
@@ -37,7 +45,7 @@ class StageAxis(TangoDevice, PositionerBase):  # type: ignore[misc]  # ophyd car
         """Tolerance: how near to its target a motor at rest has arrived, µm."""
         self.tolerance = tolerance
         self._move_lock = threading.Lock()
-        self._stopping: bool | None = None
+        self._move: _Move | None = None
         super().__init__(prefix, name=name, **kwargs)
         self.readback.name = self.name
 
@@ -98,22 +106,24 @@ class StageAxis(TangoDevice, PositionerBase):  # type: ignore[misc]  # ophyd car
         status = MoveStatus(self, float(position), timeout=timeout, settle_time=self._settle_time)
         if moved_cb is not None:
             status.add_callback(lambda done: moved_cb(done, obj=self))
-        self._stopping = None
-        threading.Thread(target=self._drive, args=(status,), name=f"move {self.name}", daemon=True).start()
+        self._move = _Move(status)
+        threading.Thread(target=self._drive, args=(self._move,), name=f"move {self.name}", daemon=True).start()
         if wait:
             status.wait(timeout)
         return status
 
     def stop(self, *, success: bool = False) -> None:
         """Brake; the status of the move ends when the motor rests."""
-        self._stopping = success
+        if self._move is not None:
+            self._move.stopped = success
         if self.moving:
             self.command("StopMove")
 
-    def _drive(self, status: MoveStatus) -> None:
+    def _drive(self, move: _Move) -> None:
+        status = move.status
         try:
             with self._move_lock:
-                self._go(status)
+                self._go(move)
         except Exception as error:
             if not status.done:
                 status.set_exception(error)
@@ -121,13 +131,13 @@ class StageAxis(TangoDevice, PositionerBase):  # type: ignore[misc]  # ophyd car
             if not status.done:
                 status.set_finished()
 
-    def _go(self, status: MoveStatus) -> None:
+    def _go(self, move: _Move) -> None:
         """Start the move and follow it to its end."""
         tick = threading.Event()
-        target = status.target
+        status, target = move.status, move.status.target
         while self.moving:
             tick.wait(POLL)  # it brakes from an earlier move
-        if self._stopping is None:
+        if move.stopped is None:
             self._run_subs(sub_type=self.SUB_START, timestamp=time.time())
             self.connection.write(self.name, "Position", target)
         started = False
@@ -142,8 +152,8 @@ class StageAxis(TangoDevice, PositionerBase):  # type: ignore[misc]  # ophyd car
                 raise DetectorError(f"{self.name}: {self.prefix} is in state {state} at {place:g} µm (see its status)")
             elif abs(place - target) <= self.tolerance:
                 break
-            elif self._stopping is not None:
-                if not self._stopping:
+            elif move.stopped is not None:
+                if not move.stopped:
                     raise DetectorError(f"{self.name}: stopped at {place:g} µm on the way to {target:g} µm")
                 break
             elif started or time.monotonic() > deadline:

@@ -26,12 +26,9 @@ from ..workers.errors import DetectorError
 DTYPES = {
     tango.DevDouble: "number",
     tango.DevFloat: "number",
-    tango.DevString: "string",
     tango.DevBoolean: "boolean",
-    tango.DevState: "string",
-    tango.DevEnum: "string",
 }
-"""Event-model's word for each Tango type; all others are integers."""
+"""Event-model's word for each Tango type; others are integers, or strings if their value is."""
 
 UNREACHABLE = {"API_CantConnectToDevice", "API_CommunicationFailed", "API_DeviceNotExported", "API_CorbaException"}
 
@@ -220,7 +217,8 @@ class TangoSignal(Signal):  # type: ignore[misc]  # ophyd carries no types
     def describe(self) -> dict[str, dict[str, Any]]:
         """Return the data key; a signal that was read before isn't read again."""
         value = self._readback if self._known else self.get()
-        kind = "array" if np.ndim(value) else DTYPES.get(self.configuration.data_type, "integer")
+        plain = "string" if isinstance(value, str) else DTYPES.get(self.configuration.data_type, "integer")
+        kind = "array" if np.ndim(value) else plain
         key: dict[str, Any] = {"source": self.source_name, "dtype": kind, "shape": list(np.shape(value))}
         if kind in ("array", "number", "integer") and np.asarray(value).dtype.kind in "biuf":
             key["dtype_numpy"] = np.asarray(value).dtype.str
