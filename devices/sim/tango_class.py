@@ -8,8 +8,11 @@ from tango import AttrWriteType, Except
 from tango.server import Device, attribute
 
 
-def setting(name: str, kind: Any, unit: str = "", doc: str = "") -> Any:
-    """Return a read-write attribute that the device keeps in ``self.settings[name]``, once ``self.allow(name)``."""
+def setting(name: str, kind: Any, unit: str = "", doc: str = "", **limits: str) -> Any:
+    """Return a read-write attribute that the device keeps in ``self.settings[name]``, once ``self.allow`` lets it.
+
+    ``min_value`` and ``max_value`` stand in the attribute's configuration, and Tango enforces them.
+    """
 
     def read(device: Any) -> Any:
         return device.settings[name]
@@ -20,7 +23,15 @@ def setting(name: str, kind: Any, unit: str = "", doc: str = "") -> Any:
 
     many = {"max_dim_x": 1024} if isinstance(kind, tuple) else {}
     return attribute(
-        name=name, dtype=kind, access=AttrWriteType.READ_WRITE, fget=read, fset=write, unit=unit, doc=doc, **many
+        name=name,
+        dtype=kind,
+        access=AttrWriteType.READ_WRITE,
+        fget=read,
+        fset=write,
+        unit=unit,
+        doc=doc,
+        **many,
+        **limits,
     )
 
 

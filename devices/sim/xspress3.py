@@ -23,7 +23,7 @@ class Xspress3(Device):  # type: ignore[misc]
     folders: ClassVar[dict[str, str]] = {}
     """Device name → FileDir at start."""
 
-    ExposureTime = setting("ExposureTime", float, "s", "of a frame timed internally; a gate brings its own")
+    ExposureTime = setting("ExposureTime", float, "s", "timed internally; a gate brings its own", min_value="1e-05")
     NbFrames = setting("NbFrames", int)
     TriggerMode = setting("TriggerMode", int, doc="0 internal, 1 external gate")
     FileDir = setting("FileDir", str)
@@ -34,7 +34,7 @@ class Xspress3(Device):  # type: ignore[misc]
     RunMode = setting("RunMode", (int,), doc="playback, scope, scalers, hist, diag_hist, circular_buffer")
     SaveData = setting("SaveData", bool)
     Compression = setting("Compression", bool)
-    LastFrame = attribute(dtype=int, fget="read_last_frame", doc="frames read; −1 would be none, as a count it is 0")
+    LastFrame = attribute(dtype=int, fget="read_last_frame", doc="frames read of the latest acquisition")
     LastFrameWritten = attribute(dtype=int, fget="read_last_written", doc="frames that readers of the file see")
     BufferUsage = attribute(dtype=float, unit="%", fget="read_buffer_usage")
     LostGates = attribute(dtype=int, fget="read_lost_gates", doc="gates that a full buffer couldn't take")

@@ -128,7 +128,9 @@ class Xspress3File:
                 scalers = np.stack([reading.scalers[channel] for _, reading in self._waiting])
                 for column, dataset in enumerate(self._scalers[index]):
                     self._grow(dataset, first, stop, scalers[:, column])
+            self._file.flush()
             self._grow(self._numbers, first, stop, np.array([number for number, _ in self._waiting], np.int32))
+            self._numbers.flush()
         except (OSError, RuntimeError) as error:
             raise self._failed(error) from None
         self.written = stop
@@ -138,7 +140,6 @@ class Xspress3File:
     def _grow(dataset: h5py.Dataset, first: int, stop: int, rows: NDArray[Any]) -> None:
         dataset.resize(stop, axis=0)
         dataset[first:stop] = rows
-        dataset.flush()
 
     def _check_space(self) -> None:
         """Raise before HDF5 meets a full disk; what was written so far can then still be closed and read."""

@@ -359,6 +359,13 @@ def test_the_generators_triggers_open_its_gate(tango_beamline: Any, until: Calla
         assert file[CHANNEL.format(0)]["scaler/totalticks"][:].tolist() == [0.003 * CLOCK] * 15
 
 
+def test_an_exposure_too_short_for_it_is_refused(tango_beamline: Any) -> None:
+    detector = tango_beamline.proxy("xspress3", "tango")
+    assert float(detector.get_attribute_config("ExposureTime").min_value) == 1e-5
+    with pytest.raises(tango.DevFailed, match="minimum"):
+        detector.ExposureTime = 1e-6
+
+
 def test_stop_acquisition_ends_it_at_once(tango_beamline: Any, until: Callable[..., None], tmp_path: Path) -> None:
     detector = tango_beamline.proxy("xspress3", "tango")
     detector.TriggerMode, detector.NbFrames = 1, 1000
