@@ -140,14 +140,14 @@ def reduce(
     as_json: Json = False,
 ) -> None:
     """Reduce recorded files without a scan: the same broker, workers, sink, catalog and NeXus file."""
-    from .progress import print_reduced
+    from .progress import print_outcome
     from .reduce import reduce_recorded
 
     outcome = reduce_recorded(files, recipe=recipe, poni=poni, dataset=dataset, workers=workers, directory=keep)
     if as_json:
         print(json.dumps(outcome.json()), flush=True)
     else:
-        print_reduced(outcome)
+        print_outcome(outcome)
     raise typer.Exit(0 if outcome.whole else 1)
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shutil
 import signal
-import sys
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
+from .outcome import Outcome, outcome
 from .session import Recording, Session
-from .workers.errors import HaltereError, PoolError, SettingsError
+from .workers.errors import SettingsError
 from .workers.pool import Chaos
 from .workers.settings import load
 
@@ -36,33 +36,6 @@ class Options:
     recording: Recording = field(default_factory=Recording)
     height: float = 40.0
     width: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of it. Counts are summed over the detectors that a recipe reads."""
-
-    raw_uid: str
-    processed_uid: str
-    expected: int
-    live: int
-    backfilled: int
-    quarantined: int
-    lost: int
-    duplicates: int
-    wall_s: float
-    frames_per_s: float
-    nexus: str
-    catalog: str
-
-    @property
-    def whole(self) -> bool:
-        """Whether every expected frame was reduced."""
-        return self.expected > 0 and self.live + self.backfilled == self.expected
-
-    def json(self) -> dict[str, Any]:
-        """Return the contract's object."""
-        return asdict(self)
 
 
 Listener = Callable[[str, dict[str, Any]], None]
@@ -100,7 +73,7 @@ def fly(session: Session, options: Options, progress: Callable[[Session], Listen
         session.RE.subscribe(_Killer(session, points))
     half_height, half_width = options.height / 2, options.width / 2
     began = perf_counter()
-    (raw_uid,) = session.RE(
+    (raw_uid,) = session.run(
         fly_grid(
             [session.eiger, session.xspress3, session.pilc],
             session.stage.y,
@@ -119,23 +92,7 @@ def fly(session: Session, options: Options, progress: Callable[[Session], Listen
     stop = session.follower.wait(raw_uid, timeout=120 + 4 * points * options.dwell)
     wall = perf_counter() - began
     session.raw_writer.flush(60)
-    counts = dict.fromkeys(("expected", "live", "backfilled", "quarantined", "lost"), 0)
-    for accounts in stop["frames"].values():
-        for name in counts:
-            counts[name] += accounts[name]
-    sink = session.pool.status()["sink"]
-    if sink is None:
-        raise PoolError("the sink doesn't answer: duplicates can't be counted (see pool/logs/sink.log)")
-    return Outcome(
-        raw_uid=raw_uid,
-        processed_uid=stop["run_start"],
-        **counts,
-        duplicates=sink["duplicates"],
-        wall_s=round(wall, 3),
-        frames_per_s=round(counts["expected"] / wall, 1),
-        nexus=stop["nexus"],
-        catalog=str(session.directory / "catalog"),
-    )
+    return outcome(raw_uid, stop, session.pool, wall, session.directory / "catalog")
 
 
 class _Killer:
@@ -172,9 +129,3 @@ def fresh_folder(path: Path) -> Path:
     except OSError as error:
         raise SettingsError(f"folder {path} can't be written: {error.strerror}; name another with --keep") from None
     return path.resolve()
-
-
-__all__ = ["HaltereError", "Options", "Outcome", "run"]
-
-if __name__ == "__main__":
-    sys.exit("run: haltere demo")

@@ -11,7 +11,8 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from .demo import Listener, Outcome
+    from .demo import Listener
+    from .outcome import Outcome
     from .session import Session
 
 console = Console(stderr=True, highlight=False)
@@ -68,7 +69,7 @@ class Progress:
 
 
 def print_outcome(outcome: Outcome) -> None:
-    """Print a demo's summary: the runs, the counts, where the results lie."""
+    """Print a summary: the runs, the counts, where the results lie."""
     verdict = "every frame accounted for" if outcome.whole else "NOT every frame was reduced"
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in (
@@ -84,6 +85,3 @@ def print_outcome(outcome: Outcome) -> None:
     out = Console(highlight=False, soft_wrap=True)
     out.print(table)
     out.print(verdict, style="bold green" if outcome.whole else "bold red")
-
-
-print_reduced = print_outcome

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -26,6 +26,7 @@ from .workers.settings import BeamlineSettings, Settings
 
 if TYPE_CHECKING:
     from bluesky import RunEngine
+    from bluesky.utils import MsgGenerator
 
     from .callbacks.buffer import FlushableBuffer
     from .callbacks.catalog import Catalog
@@ -80,6 +81,11 @@ class Session:
     def db(self) -> Any:
         """The catalog of raw runs."""
         return self.catalog.raw
+
+    def run(self, plan: MsgGenerator[Any]) -> tuple[str, ...]:
+        """Run a plan and return the uids of its runs."""
+        result = self.RE(plan)
+        return result if isinstance(result, tuple) else result.run_start_uids
 
     @classmethod
     def start(cls, settings: Settings, *, recording: Recording | None = None, chaos: Chaos | None = None) -> Self:
@@ -146,7 +152,7 @@ class Session:
 
         devices = connect(beamline, directory / "raw")
         recipes = default_recipes(pool, settings.model, recording)
-        engine = RunEngine(persistent_metadata(directory))
+        engine = RunEngine(persistent_metadata(directory))  # type: ignore[arg-type]  # any mapping will do
         writer = raw_writer(catalog)
         stack.callback(writer.close)
         dispatcher = Dispatcher(pool.endpoints.sink, recipes=recipes)
@@ -260,10 +266,9 @@ def connect(beamline: BeamlineSettings, data: Path) -> dict[str, Any]:
         scan_slave=beamline.pilc.scan_slave,
     )
     stage = Stage(beamline.stage, name="stage")
-    devices = {"eiger": eiger, "xspress3": xspress3, "pilc": pilc, "stage": stage}
-    for device in devices.values():
+    for device in (eiger, xspress3, pilc, stage):
         device.wait_for_connection(timeout=10)
-    return devices
+    return {"eiger": eiger, "xspress3": xspress3, "pilc": pilc, "stage": stage}
 
 
 def default_recipes(pool: Pool, model: str, recording: Recording) -> tuple[Recipe, ...]:
@@ -283,11 +288,12 @@ def default_recipes(pool: Pool, model: str, recording: Recording) -> tuple[Recip
     )
 
 
-def persistent_metadata(directory: Path) -> dict[str, Any]:
+def persistent_metadata(directory: Path) -> MutableMapping[str, Any]:
     """Return the RunEngine's metadata, kept in a file so that scan numbers go on over sessions."""
     from bluesky.utils import PersistentDict
 
-    return PersistentDict(str(directory / "metadata"))
+    kept: MutableMapping[str, Any] = PersistentDict(str(directory / "metadata"))
+    return kept
 
 
 def _start_catalog(directory: Path, readable: Sequence[Path]) -> Catalog:
