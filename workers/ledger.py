@@ -222,9 +222,11 @@ class Ledger:
         if not db.execute("insert or ignore into control(run,digest,kind,bytes) values(?,?,?,?)", row).rowcount:
             return False
         if isinstance(message, RunOpen):
+            # Later runs have later times, whatever the clock does: readers tell new runs from old ones by it.
+            (latest,) = db.execute("select max(opened_at) from runs").fetchone()
             db.execute(
                 "insert or ignore into runs(run,processed,start,opened_at,nexus) values(?,?,?,?,?)",
-                (message.run, message.processed, message.start, now, nexus),
+                (message.run, message.processed, message.start, max(now, (latest or 0.0) + 2e-6), nexus),
             )
         elif isinstance(message, RunClose):
             totals = json.dumps({total.stream: total.n for total in message.totals})

@@ -108,14 +108,22 @@ class Sink:
     def run(self, lifeline: Lifeline) -> None:
         """Work until the end, then commit what there is."""
         lifeline.register(self._poller)
-        self.nexus.start()
-        self.nexus.touch([uid for uid, run in self.core.runs.items() if run.completed is None])
+        self.start()
         while True:
-            events = dict(self._poller.poll(int(self.core.wait(self._clock()) * 1000) + 1))
+            events = self.poll()
             if lifeline.over(events):
                 break
             self.turn(events)
         self._last_words()
+
+    def start(self) -> None:
+        """Take up the NeXus files of the runs that were open when a sink before this one ended."""
+        self.nexus.start()
+        self.nexus.touch([uid for uid, run in self.core.runs.items() if run.completed is None])
+
+    def poll(self) -> dict[Any, int]:
+        """Wait for something to happen, or to be due."""
+        return dict(self._poller.poll(int(self.core.wait(self._clock()) * 1000) + 1))
 
     def turn(self, events: dict[Any, int]) -> None:
         """Do what can be done now."""

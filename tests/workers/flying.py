@@ -67,6 +67,7 @@ class Stub:
         self._outputs = outputs
 
     def outputs(self, inputs: tuple[InputSpec, ...]) -> dict[str, Output]:
+        """Return them."""
         return self._outputs
 
 
@@ -97,7 +98,7 @@ def run_close(serial: int, frames: int = FRAMES) -> RunClose:
 
 
 def control(frames: int = FRAMES) -> list[Any]:
-    """Every control message of the run, in order, serials from 1."""
+    """Return every control message of the run, in order, serials from 1."""
     messages: list[Any] = [run_open(1), EIGER, PILC]
     for first in range(0, frames, 10):
         for stream in ("eiger", "pilc"):
@@ -106,7 +107,7 @@ def control(frames: int = FRAMES) -> list[Any]:
 
 
 def values(frames: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
-    """What the reducers give for these frames: a function of the frame number alone."""
+    """Return what the reducers give for these frames: a function of the frame number alone."""
     intensity = (frames[:, None] * 100 + np.arange(BINS)).astype("<f4")
     row, column = frames // COLUMNS, frames % COLUMNS
     column = np.where(row % 2, COLUMNS - 1 - column, column)
@@ -131,7 +132,7 @@ def result(
     worker: str = "worker-1",
     token: int = 1,
 ) -> tuple[Result, bytes]:
-    """A batch's result and its payload."""
+    """Return a batch's result and its payload."""
     kinds = [LIVE] * n if status is None else list(status)
     given = values(np.arange(first, first + n))
     pieces = [
@@ -147,7 +148,7 @@ def result(
 
 
 def results(frames: int = FRAMES) -> list[tuple[Result, bytes]]:
-    """Every result of the run; the second batch of each stream is backfilled."""
+    """Return every result of the run; the second batch of each stream is backfilled."""
     return [
         result(
             stream,
@@ -162,7 +163,7 @@ def results(frames: int = FRAMES) -> list[tuple[Result, bytes]]:
 
 
 def row(first: int, n: int = BATCH, *, status: Sequence[int] | None = None, stream: StreamOpen = EIGER) -> BatchRow:
-    """A batch as it stands in the ledger."""
+    """Return a batch as it stands in the ledger."""
     message, payload = result(stream, first, n, status=status, const=False)
     return BatchRow(
         *(RUN, stream.stream, stream.cfg, first, n, message.status, list(message.reasons), 1, "worker-1"),

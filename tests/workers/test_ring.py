@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ class ArenaMachine(RuleBasedStateMachine):
 
     @rule(size=st.integers(0, 3000))
     def allocate(self, size: int) -> None:
+        """Ask for bytes: they are refused only if no gap is long enough."""
         longest = max((length for _, length in self.arena.gaps), default=0)
         offset = self.arena.allocate(size)
         if offset is None:
@@ -41,6 +43,7 @@ class ArenaMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.taken)
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
+        """Give a block back, and once more."""
         offset = data.draw(st.sampled_from(sorted(self.taken)))
         assert self.arena.release(offset)
         del self.taken[offset]
@@ -48,6 +51,7 @@ class ArenaMachine(RuleBasedStateMachine):
 
     @invariant()
     def blocks_lie_apart_with_their_padding(self) -> None:
+        """No two blocks share a byte."""
         ends = 0
         for offset in sorted(self.taken):
             assert offset >= ends
@@ -56,11 +60,13 @@ class ArenaMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_byte_is_either_held_or_in_a_gap_and_gaps_never_touch(self) -> None:
+        """Nothing leaks, and what is free is joined."""
         assert self.arena.used + sum(length for _, length in self.arena.gaps) == SIZE
         gaps = self.arena.gaps
-        assert all(a + length < b for (a, length), (b, _) in zip(gaps, gaps[1:], strict=False))
+        assert all(a + length < b for (a, length), (b, _) in pairwise(gaps))
 
     def teardown(self) -> None:
+        """Give everything back: one gap is left."""
         for offset in list(self.taken):
             self.arena.release(offset)
         assert self.arena.gaps == [(0, SIZE)]

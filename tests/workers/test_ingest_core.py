@@ -1,0 +1,138 @@
+"""Ingest's books: every frame that came is announced or named as dropped, and no block is given out twice."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from haltere.workers.ingest_core import CHAOS, MALFORMED, RING_FULL, IngestCore, Source
+from haltere.workers.intervals import IntervalSet
+from haltere.workers.wire.messages import Dropped, Frames, decode, encode
+
+EIGER = Source("tcp://127.0.0.1:9999", 12, (514, 1030), "<u2")
+RING = "haltere-1-0"
+
+
+def core(size: int = 1 << 20, **keywords: int) -> IngestCore:
+    return IngestCore(RING, size, **keywords)
+
+
+def announced(messages: list[Frames | Dropped]) -> list[int]:
+    return [block.frame for message in messages if isinstance(message, Frames) for block in message.blocks]
+
+
+def dropped(messages: list[Frames | Dropped]) -> dict[str, list[tuple[int, int]]]:
+    return {message.reason: list(message.ranges) for message in messages if isinstance(message, Dropped)}
+
+
+def test_a_full_group_is_announced_at_once_and_the_rest_when_asked_for() -> None:
+    ingest = core(group=4)
+    for frame in range(6):
+        ingest.place(EIGER, frame, 100, "bslz4")
+    assert announced(ingest.take(everything=False)) == [0, 1, 2, 3]
+    assert announced(ingest.take(everything=True)) == [4, 5]
+    assert not ingest.pending
+
+
+def test_frames_of_different_series_never_share_a_message() -> None:
+    ingest = core()
+    ingest.place(EIGER, 0, 100, "bslz4")
+    ingest.place(EIGER._replace(series=13), 0, 100, "bslz4")
+    first, second = ingest.take(everything=True)
+    assert {first.series, second.series} == {12, 13}
+
+
+def test_a_frame_that_does_not_fit_is_named_as_dropped_and_counted() -> None:
+    ingest = core(1024)
+    offsets = [ingest.place(EIGER, frame, 400, "none") for frame in range(4)]
+    assert offsets.count(None) == 2
+    messages = ingest.take(everything=True)
+    assert announced(messages) == [0, 1]
+    assert dropped(messages) == {RING_FULL: [(2, 4)]}
+    assert ingest.dropped == {RING_FULL: 2}
+
+
+def test_a_freed_block_is_used_again() -> None:
+    ingest = core(1024)
+    first = ingest.place(EIGER, 0, 800, "none")
+    assert first is not None
+    assert ingest.place(EIGER, 1, 800, "none") is None
+    ingest.free(RING, [first], [0])
+    assert ingest.place(EIGER, 2, 800, "none") == first
+
+
+def test_a_free_of_a_blocks_former_life_is_void() -> None:
+    ingest = core(1024)
+    offset = ingest.place(EIGER, 0, 800, "none")
+    assert offset is not None
+    ingest.free(RING, [offset], [0])
+    assert ingest.place(EIGER, 1, 800, "none") == offset
+    ingest.free(RING, [offset], [0])
+    ingest.free("haltere-1-9", [offset], [1])
+    ingest.free(RING, [offset + 64])
+    assert ingest.stray_frees == 3
+    assert ingest.place(EIGER, 2, 800, "none") is None
+
+
+def test_chaos_drops_the_same_groups_on_every_run() -> None:
+    ingest = core(drop_every=10, drop_group=20)
+    kept = [frame for frame in range(400) if ingest.place(EIGER, frame, 64, "none") is not None]
+    assert kept == [frame for frame in range(400) if not (180 <= frame < 200 or 380 <= frame < 400)]
+    assert dropped(ingest.take(everything=True)) == {CHAOS: [(180, 200), (380, 400)]}
+
+
+def test_a_garbled_message_is_counted_and_its_frame_named_if_it_is_known() -> None:
+    ingest = core()
+    ingest.garble(EIGER.endpoint, -1, -1)
+    ingest.garble(EIGER.endpoint, 12, 7)
+    assert ingest.malformed == 2
+    assert dropped(ingest.take(everything=True)) == {MALFORMED: [(7, 8)]}
+
+
+def test_a_new_broker_is_told_of_every_block_that_is_held() -> None:
+    ingest = core(group=4)
+    offsets = [ingest.place(EIGER, frame, 100, "bslz4") for frame in range(10)]
+    ingest.take(everything=True)
+    ingest.place(EIGER, 10, 100, "bslz4")
+    ingest.free(RING, [offset for offset in offsets[:3] if offset is not None])
+    assert announced(list(ingest.held())) == [3, 4, 5, 6, 7, 8, 9, 10]
+    assert announced(ingest.take(everything=True)) == []
+
+
+def test_what_could_not_be_sent_goes_with_the_next() -> None:
+    ingest = core(200)
+    ingest.place(EIGER, 0, 64, "none")
+    ingest.place(EIGER, 1, 64, "none")
+    ingest.untake(ingest.take(everything=True))
+    again = ingest.take(everything=True)
+    assert announced(again) == [0]
+    assert dropped(again) == {RING_FULL: [(1, 2)]}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_every_frame_is_announced_or_dropped_and_blocks_never_overlap(data: st.DataObject) -> None:
+    ingest = core(4096, group=3, drop_every=4, drop_group=2)
+    held: dict[int, tuple[int, int]] = {}
+    told: list[int] = []
+    gone = IntervalSet()
+    frames = data.draw(st.integers(1, 60))
+    for frame in range(frames):
+        size = data.draw(st.integers(1, 900))
+        offset = ingest.place(EIGER, frame, size, "none")
+        if offset is not None:
+            assert all(offset + size <= a or offset >= a + n for a, n in held.values())
+            held[frame] = offset, size
+        take, release, everything = (data.draw(st.booleans()) for _ in range(3))
+        if take:
+            for message in ingest.take(everything=everything):
+                told += announced([message])
+                gone.update(message.ranges if isinstance(message, Dropped) else [])
+        if held and release:
+            freed = data.draw(st.sampled_from(sorted(held)))
+            ingest.free(RING, [held.pop(freed)[0]], [freed])
+    for message in ingest.take(everything=True):
+        assert decode(encode(message)) == message
+        told += announced([message])
+        gone.update(message.ranges if isinstance(message, Dropped) else [])
+    assert sorted([*told, *(frame for a, b in gone.ranges() for frame in range(a, b))]) == list(range(frames))

@@ -1,0 +1,216 @@
+"""The NeXus file: readable while it grows, and a plot at the end of every chain of defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from haltere.workers import nexus_layout as layout
+from haltere.workers.ledger import ConstRow, RunRow
+from haltere.workers.nexus import NexusFile
+from haltere.workers.payload import Piece, pack
+from haltere.workers.wire.messages import LOST, FileSpan
+
+from .flying import BATCH, BINS, COLUMNS, EIGER, FRAMES, OUTPUTS, PILC, PROCESSED, ROWS, RUN, START, row
+
+
+def run_row(start: dict[str, Any] = START, totals: dict[str, int] | None = None) -> RunRow:
+    stop = {"time": 1_700_000_060.0}
+    return RunRow(RUN, PROCESSED, start, 1.0, totals, "success", stop, None, None, None, 0)
+
+
+def make(path: Path, start: dict[str, Any] = START) -> NexusFile:
+    streams = [(EIGER, {"xrd": OUTPUTS["xrd"]}), (PILC, {"positions": OUTPUTS["positions"]})]
+    return NexusFile(path, run_row(start), streams)
+
+
+def fill(file: NexusFile, frames: int = FRAMES) -> None:
+    for stream in (EIGER, PILC):
+        for first in range(0, frames, BATCH):
+            file.write(row(first, min(BATCH, frames - first), stream=stream))
+    (spec,), payload = pack([Piece("xrd", "const", "q", np.linspace(1, 2, BINS))])
+    file.write_const(ConstRow(RUN, "eiger", "cfg-a", spec, payload))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "scan_00017.nxs"
+
+
+@pytest.fixture
+def written(path: Path) -> Iterator[h5py.File]:
+    file = make(path)
+    fill(file)
+    file.finish(run_row(totals={"eiger": FRAMES, "pilc": FRAMES}))
+    with h5py.File(path) as opened:
+        yield opened
+
+
+def plot(group: h5py.Group) -> h5py.Group:
+    """Return what a viewer shows: follow the defaults to an NXdata."""
+    while group.attrs["NX_class"] != "NXdata":
+        group = group[group.attrs["default"]]
+    return group
+
+
+def test_the_defaults_lead_from_the_root_to_a_map(written: h5py.File) -> None:
+    shown = plot(written)
+    assert shown.name == "/entry/xrd/maps"
+    assert shown[shown.attrs["signal"]].shape == (ROWS, COLUMNS)
+
+
+def nxdata(group: h5py.Group) -> list[h5py.Group]:
+    found = []
+    for child in group.values():
+        if isinstance(child, h5py.Group):
+            found += [child] if child.attrs.get("NX_class") == "NXdata" else nxdata(child)
+    return found
+
+
+def test_every_plot_has_a_signal_and_axes_that_fit_it(written: h5py.File) -> None:
+    groups = nxdata(written["entry"])
+    assert len(groups) == 5
+    for data in groups:
+        signal = data[data.attrs["signal"]]
+        axes = list(data.attrs["axes"])
+        scatter = signal.ndim == 1 and len(axes) == 2
+        for number, axis in enumerate(axes):
+            if axis != ".":
+                assert data[axis].shape == (signal.shape[0 if scatter else number],), data.name
+        for name in data.attrs.get("auxiliary_signals", []):
+            assert data[name].shape == signal.shape
+
+
+def test_a_snaked_line_lies_in_the_map_the_right_way_round(written: h5py.File) -> None:
+    counts = written["entry/xrd/maps/counts"][:]
+    assert counts[0].tolist() == [0, 7, 14, 21, 28]
+    assert counts[1].tolist() == [63, 56, 49, 42, 35]
+    maps = written["entry/positions/maps"]
+    assert np.array_equal(maps["pilc_x"][:], np.tile(maps["x"][:], (ROWS, 1)))
+    assert np.array_equal(maps["pilc_y"][:], np.tile(maps["y"][:][:, None], (1, COLUMNS)))
+
+
+def test_results_axes_and_totals_are_where_the_layout_says(written: h5py.File) -> None:
+    xrd = written["entry/xrd"]
+    assert xrd["intensity"][3].tolist() == [300 + k for k in range(BINS)]
+    assert np.array_equal(xrd["data/intensity_errors"][:], np.sqrt(xrd["intensity"][:]))
+    assert xrd["data/q"].attrs["units"] == "1/nm"
+    assert xrd["sum"][:].tolist() == [sum(range(FRAMES)) * k for k in range(BINS)]
+    assert xrd["status"][:].tolist() == [0] * FRAMES
+    assert xrd["cfg"].asstr()[()] == "cfg-a"
+    assert np.array_equal(xrd["scatter/x"][:], written["entry/positions/pilc_x"][:])
+
+
+def test_the_entry_says_what_the_documents_said(written: h5py.File) -> None:
+    entry = written["entry"]
+    assert entry["experiment_identifier"].asstr()[()] == RUN
+    assert entry["sample/name"].asstr()[()] == "ceria"
+    assert entry["sample/thickness"][()] == 12.0
+    assert entry["start_time"].asstr()[()].startswith("2023-11-14T22:13:20")
+    assert entry["end_time"].asstr()[()].startswith("2023-11-14T22:14:20")
+    assert entry["exit_status"].asstr()[()] == "success"
+
+
+def test_a_reader_sees_batches_as_they_are_flushed_and_nothing_where_none_is(path: Path) -> None:
+    file = make(path)
+    with h5py.File(path, "r", swmr=True) as reader:
+        assert np.isnan(reader["entry/xrd/intensity"][:]).all()
+        file.write(row(8))
+        file.flush()
+        for name in ("intensity", "status", "sum", "maps/counts"):
+            reader["entry/xrd"][name].refresh()
+        xrd = reader["entry/xrd"]
+        assert xrd["intensity"][8, 1] == 801
+        assert np.isnan(xrd["intensity"][7]).all()
+        assert xrd["status"][:].tolist() == [255] * 8 + [0] * BATCH + [255] * 8
+        assert xrd["counts"][0] == -1
+        assert np.isnan(xrd["maps/counts"][0]).all()
+        assert xrd["maps/counts"][1, 0] == 63
+        assert xrd["sum"][1] == 8 + 9 + 10 + 11
+    file.close()
+
+
+def test_the_file_grows_beyond_the_plan_and_ends_as_long_as_the_run(path: Path) -> None:
+    file = make(path)
+    fill(file, FRAMES + 6)
+    file.finish(run_row(totals={"eiger": FRAMES + 6, "pilc": FRAMES + 6}))
+    with h5py.File(path) as opened:
+        assert opened["entry/xrd/counts"][:].tolist() == [7 * k for k in range(FRAMES + 6)]
+
+
+def test_an_aborted_run_ends_with_the_frames_that_it_had(path: Path) -> None:
+    file = make(path)
+    fill(file, 6)
+    file.finish(run_row(totals={"eiger": 6, "pilc": 6}))
+    with h5py.File(path) as opened:
+        assert opened["entry/xrd/status"].shape == (6,)
+        assert np.isnan(opened["entry/xrd/maps/counts"][:]).sum() == FRAMES - 6
+        assert opened["entry/xrd/scatter/x"].shape == opened["entry/xrd/scatter/counts"].shape
+
+
+def test_a_run_without_a_grid_has_its_arrays_to_show(path: Path) -> None:
+    file = make(path, {"scan_id": 3, "num_points": 8})
+    fill(file, 8)
+    file.finish(run_row(totals={"eiger": 8, "pilc": 8}))
+    with h5py.File(path) as opened:
+        assert plot(opened).name == "/entry/xrd/data"
+
+
+def test_a_lost_frame_is_marked(path: Path) -> None:
+    file = make(path)
+    file.write(row(0, status=[0, LOST, 0, 1]))
+    file.close()
+    with h5py.File(path) as opened:
+        assert opened["entry/xrd/status"][:4].tolist() == [0, LOST, 0, 1]
+
+
+def test_raw_data_is_reached_through_external_links(path: Path) -> None:
+    raw = path.with_name("eiger_1.h5")
+    with h5py.File(raw, "w") as made:
+        made["entry/data/data"] = np.arange(12)
+    file = make(path)
+    file.add_spans("eiger", [FileSpan("eiger_image", raw.as_uri(), "/entry/data/data", 0, 12, 0)])
+    file.finish(run_row())
+    with h5py.File(path) as opened:
+        assert opened["entry/raw_data/eiger"][0]["uri"].decode() == raw.as_uri()
+        assert opened["entry/raw_data/links/eiger/eiger_image_000000"][:].tolist() == list(range(12))
+
+
+def test_a_folder_that_can_not_be_written_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"unable to create|No such file"):
+        make(tmp_path / "nowhere" / "scan.nxs")
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        {},
+        {"shape": "40 by 60"},
+        {"shape": [0, 4]},
+        {"shape": [1 << 20, 1 << 20]},
+        {"shape": [2, 2, 2, 2]},
+    ],
+)
+def test_a_start_document_without_a_usable_grid_has_none(start: dict[str, Any]) -> None:
+    assert layout.grid(start) is None
+
+
+def test_a_grid_of_odd_extents_still_has_axes() -> None:
+    grid = layout.grid({"shape": [3], "extents": "?", "snaking": [True, False]})
+    assert grid is not None
+    assert (grid.names, grid.snaking, grid.axis(0).tolist()) == (("x",), (False,), [0.0, 1.0, 2.0])
+
+
+def test_each_frame_of_a_snaked_volume_has_a_place_of_its_own() -> None:
+    grid = layout.grid({"shape": [3, 4, 5], "snaking": [False, True, True]})
+    assert grid is not None
+    places = grid.place(0, 61)
+    assert sorted(places[:60]) == list(range(60))
+    assert places[60] == -1
+    steps = np.abs(np.diff(np.array(np.unravel_index(places[:60], (3, 4, 5))), axis=1)).sum(axis=0)
+    assert (steps == 1).all()  # a snake never jumps
