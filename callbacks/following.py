@@ -56,10 +56,11 @@ class Follower:
         self._callbacks: dict[int, _Subscription] = {}
         self._tokens = count()
         self._cursors: dict[str, int] = {}  # followed runs, by processed uid: the next document
-        self._asked: set[str] = set()  # runs that somebody waits for, and that aren't followed
         self._stops: dict[str, Document] = {}  # by processed uid
+        self._faults: dict[str, str] = {}  # by processed uid: why it has no documents
         self._raw: dict[str, str] = {}  # raw uid: processed uid
-        self._after = -1
+        self._after = -1  # the number of the last run that is, or was, followed
+        self._before = -1  # runs up to this number are from before this follower
         self._ready = False
         self._closing = False
         self.errors = 0
@@ -104,18 +105,21 @@ class Follower:
         PoolError
             It isn't complete by then.
         """
+        until = monotonic() + timeout
+        if not self._is_followed(run) and (stop := self._look_up(run, until)) is not None:
+            return stop
         with self._changed:
-            self._asked.add(run)
-            self._wake()
-            self._changed.wait_for(lambda: self._closing or self._stop_of(run) is not None, timeout)
-            self._asked.discard(run)
-            stop = self._stop_of(run)
-            if stop is None:
-                known = self._raw.get(run, run)
-                how_far = f"{self._cursors[known]} documents so far" if known in self._cursors else "unknown so far"
-        if stop is None:
-            raise PoolError(f"run {run} isn't reduced after {timeout:.0f} s: {how_far}; see pool.status()")
-        return stop
+            self._changed.wait_for(
+                lambda: self._closing or self._stop_of(run) is not None or self._fault_of(run), until - monotonic()
+            )
+            found, fault = self._stop_of(run), self._fault_of(run)
+            come = self._cursors.get(self._raw.get(run, run))
+        if found is not None:
+            return found
+        if fault:
+            raise PoolError(f"run {run} has no processed documents: {fault}")
+        how_far = "the recorder doesn't know it" if come is None else f"{come} documents so far"
+        raise PoolError(f"run {run} isn't reduced after {timeout:.0f} s: {how_far}; see pool.status()")
 
     def documents(self, run: str, timeout: float = 60.0) -> Iterator[tuple[str, Document]]:
         """Give all documents of any run, from its start, as they come, until its stop document.
@@ -154,23 +158,36 @@ class Follower:
             self._wake_out.close()
             self._context.term()
 
+    def _is_followed(self, run: str) -> bool:
+        with self._changed:
+            return self._raw.get(run, run) in self._cursors or self._stop_of(run) is not None
+
+    def _look_up(self, run: str, until: float) -> Document | None:
+        """Wait until the recorder knows a run; of one from before this follower return the stop document."""
+        with zmq.Context() as context, _Asking(context, self._endpoint) as asking:
+            while (left := until - monotonic()) > 0 and not self._is_followed(run) and not self._closing:
+                answer = asking.ask(-1, {run: 0}, min(WAIT, left))
+                for part in answer.parts if answer is not None else ():
+                    if part.fault:
+                        raise PoolError(f"run {run} has no processed documents: {part.fault}")
+                    if part.number > self._before:
+                        return None
+                    stop = [doc for name, doc in self.documents(run, left) if name == "stop"]
+                    return stop[0]
+        return None
+
     # --- the thread --------------------------------------------------------------------------------------------------
 
     def _follow(self) -> None:
         asking = _Asking(self._context, self._endpoint, self._wake_in)
         try:
             while not self._closing:
-                with self._changed:
-                    cursors = dict(self._cursors)
-                    for run in self._asked:
-                        if self._raw.get(run, run) not in cursors and self._stop_of(run) is None:
-                            cursors[run] = 0
-                cursors = dict(list(cursors.items())[:MOST_RUNS])
+                cursors = dict(list(self._cursors.items())[:MOST_RUNS])
                 answer = asking.ask(self._after, cursors, WAIT)
                 if answer is None:
                     continue
                 if self._after < 0:
-                    self._after = max(answer.newest, 0)
+                    self._after = self._before = max(answer.newest, 0)
                 for part in answer.parts:
                     self._take(part)
                 with self._changed:
@@ -182,38 +199,34 @@ class Follower:
 
     def _take(self, part: Part) -> None:
         """Give a part's documents to the callbacks, and move the cursor on."""
-        followed = part.number > self._after or part.processed in self._cursors
-        if part.fault:
-            log.error("run %s has no processed documents: %s", part.run, part.fault)
-        if followed and part.first != self._cursors.get(part.processed, 0):
+        if part.first != self._cursors.get(part.processed, 0):
             return
         with self._changed:
             self._raw[part.run] = part.processed
-            if followed:
-                self._cursors[part.processed] = part.first
-        for place, document in enumerate(part.documents, part.first + 1):
+            self._cursors[part.processed] = part.first
+            if part.fault:
+                log.error("run %s has no processed documents: %s", part.run, part.fault)
+                self._faults[part.processed] = part.fault
+        for place, document in enumerate(part.documents, part.first):
             try:
                 name, doc = unpack(document)
             except WireError as error:
-                log.error("run %s, document %d: %s", part.run, place - 1, error)
+                log.error("run %s, document %d: %s", part.run, place, error)
                 continue
-            if followed:
-                self._call(part.processed, name, doc)
-                with self._changed:
-                    self._cursors[part.processed] = place
-            if name == "stop":
-                with self._changed:
+            self._call(part.processed, name, doc)
+            with self._changed:
+                self._cursors[part.processed] = place + 1
+                if name == "stop":
                     self._stops[part.processed] = doc
         if part.complete:
             with self._changed:
-                self._cursors.pop(part.processed, None)
+                del self._cursors[part.processed]
                 while len(self._stops) > REMEMBERED:
                     oldest = next(iter(self._stops))
                     del self._stops[oldest]
                     self._raw = {raw: uid for raw, uid in self._raw.items() if uid != oldest}
-        if followed:
-            # Runs are told in the order of their numbers, so none between is passed over.
-            self._after = max(self._after, part.number)
+        # New runs are told in the order of their numbers, so none between is passed over.
+        self._after = max(self._after, part.number)
 
     def _call(self, run: str, name: str, doc: Document) -> None:
         with self._changed:
@@ -232,6 +245,9 @@ class Follower:
 
     def _stop_of(self, run: str) -> Document | None:
         return self._stops.get(self._raw.get(run, run))
+
+    def _fault_of(self, run: str) -> str:
+        return self._faults.get(self._raw.get(run, run), "")
 
     def _wake(self) -> None:
         try:
