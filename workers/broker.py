@@ -73,10 +73,12 @@ class Broker:
         self._sink.immediate = True  # a sink that is down shall not find a thousand Hellos when it comes
         self._sink.sndhwm = 100
         self._sink.rcvhwm = 100_000  # its answer to a Hello tells everything at once
+        self._monitor = self._sink.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self._sink.connect(settings.sink)
         self._poller = zmq.Poller()
         self._poller.register(self._peers, zmq.POLLIN)
         self._poller.register(self._sink, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
         self._ticked = float("-inf")
         self._quiet_until = float("-inf")
 
@@ -92,6 +94,9 @@ class Broker:
     def turn(self, events: dict[Any, int]) -> None:
         """Do what can be done now; never waits."""
         now = self._clock()
+        if self._monitor in events:
+            for _ in self._drain(self._monitor):
+                self.core.sink_connected()
         if self._sink in events:
             for parts in self._drain(self._sink):
                 self._hear(SINK, parts, now)
@@ -106,6 +111,7 @@ class Broker:
 
     def close(self) -> None:
         """Close every socket."""
+        self._sink.disable_monitor()
         self._context.destroy(linger=0)
 
     def _drain(self, socket: zmq.Socket[bytes]) -> Iterable[list[bytes]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -38,6 +39,7 @@ from .wire.messages import (
     StatusReply,
     StreamOpen,
     Welcome,
+    encode,
 )
 
 SINK: Final = b"\0sink"
@@ -72,10 +74,10 @@ class Times:
     lease: float = 90.0
     late: float = 0.5
     quiet: float = 5.0
-    sync: float = 5.0
-    """Between two requests to the sink to tell everything."""
-    resync: float = 1.0
-    """The same while something waits for it and it is silent."""
+    sync: float = 30.0
+    """Between two requests to the sink to tell everything: what was lost is noticed, this is for the unforeseen."""
+    silent: float = 2.5
+    """Until a silent sink is asked: it speaks every 2 s of its own accord while a run is open."""
     unclaimed: float = 30.0
     """That frames of an unknown series may wait in the ring."""
     keep: float = 30.0
@@ -90,10 +92,17 @@ class Run:
     totals: dict[str, int] | None = None
     streams: list[Key] = field(default_factory=list)
     complete_at: float | None = None
+    seen: set[bytes] = field(default_factory=set)
+    """Digests of its control messages: has every one come?"""
     closed_at: int = 0
     """How often the sink had told everything when the run was closed."""
     told_at: int = 0
     """How often it had when it last spoke of the run."""
+
+
+def _digest(message: RunOpen | StreamOpen | Expect | RunClose) -> bytes:
+    """Return what tells messages apart; said again by another dispatcher only the serial differs."""
+    return blake2b(encode(msgspec.structs.replace(message, serial=0)), digest_size=12).digest()
 
 
 class BrokerCore:
@@ -155,15 +164,25 @@ class BrokerCore:
         """Take a message; :meth:`pump` then says what work can go."""
         if peer == SINK:
             self._heard_sink = now
+            if isinstance(message, StreamOpen | Expect | RunClose) and message.run not in self.runs:
+                self._ask = True  # its RUN_OPEN was lost
+                return []
             of_sink = self._of_sink.get(type(message))
             if of_sink is not None:
-                return of_sink(message, now)
+                out = of_sink(message, now)
+                if isinstance(message, RunOpen | StreamOpen | Expect | RunClose):
+                    self.runs[message.run].seen.add(_digest(message))
+                return out
         else:
             of_peer = self._of_peers.get(type(message))
             if of_peer is not None:
                 return of_peer(peer, message, now)
         self.counts[f"refused {type(message).__name__}"] += 1
         return []
+
+    def sink_connected(self) -> None:
+        """Take word that the connection to the sink is there (again): it has to be told who is here."""
+        self._ask = True
 
     def unreachable(self, peer: bytes, message: Message, now: float) -> None:
         """Take back a message that couldn't be delivered: the transport knows the peer no more."""
@@ -180,6 +199,10 @@ class BrokerCore:
             self._lose(peer.peer, now, why)
             # If it lives it has to know that its session ended; Hello with a new one gives it credit again.
             out.append(Send(peer.peer, Welcome(VERSION, self.epoch, 0, 0)))
+        for lease in self.peers.unheld(now):
+            self.counts["NACK lost on the way"] += 1
+            self.peers.end(lease, now)
+            self._give_back([lease], -1)
         for held in self._waiting.expired(now):
             self.counts["frames of unknown series let go"] += 1
             self._free(held)
@@ -232,11 +255,9 @@ class BrokerCore:
         return []
 
     def _stream_open(self, message: StreamOpen, now: float) -> list[Send]:
-        run = self.runs.get(message.run)
+        run = self.runs[message.run]
         key = Key(message.run, message.stream, message.cfg)
-        if run is None:
-            self._ask = True
-        if run is None or key in self.streams:
+        if key in self.streams:
             return []
         stream = self.streams[key] = Stream(message, now, late=self.times.late, quiet=self.times.quiet)
         run.streams.append(key)
@@ -263,8 +284,8 @@ class BrokerCore:
         return []
 
     def _run_close(self, message: RunClose, now: float) -> list[Send]:
-        run = self.runs.get(message.run)
-        if run is None or run.totals is not None:
+        run = self.runs[message.run]
+        if run.totals is not None:
             return []
         run.totals = {total.stream: total.n for total in message.totals}
         run.closed_at = self._tellings
@@ -272,7 +293,7 @@ class BrokerCore:
             stream = self.streams[key]
             stream.close(run.totals.get(key.stream, stream.expected.end), now)
             self._collect(stream)
-            # Before a frame is called lost the sink has to tell everything once more: an EXPECT may not have come.
+            # Before a frame is called lost the sink has to say that every EXPECT has come.
             self._ask |= not stream.covered.covers(0, stream.total or 0)
         return []
 
@@ -282,8 +303,12 @@ class BrokerCore:
             return []
         run = self.runs[message.run]
         finished = set(stream.finish(message.ranges, full=message.full))
-        if message.full and run.totals is not None and self._tellings > run.closed_at:
-            stream.confirmed = True
+        if message.full:
+            lacking = message.controls > len(run.seen)
+            self._ask |= lacking
+            # A sink that doesn't count has to have told everything twice: once the connection may have broken off.
+            told = message.controls > 0 or self._tellings > run.closed_at + 1
+            stream.confirmed |= run.totals is not None and told and not lacking
         self._collect(stream)
         if finished:
             for peer in self.peers.of("worker"):
@@ -400,17 +425,11 @@ class BrokerCore:
         return [self.streams[key] for key in known.streams if key.stream == stream] if known else []
 
     def _sync(self, now: float) -> list[Send]:
-        """Ask the sink to tell everything: at the start, for a new stream, now and then, and when it is silent."""
+        """Ask the sink to tell everything: at the start, when something is lacking, when it is silent, now and then."""
         since = now - self._asked_sink
-        waiting = self.peers.leases > 0 or any(
-            stream.total is not None and not stream.complete for stream in self.streams.values()
-        )
-        silent = now - self._heard_sink > self.times.resync
-        if (
-            since >= self.times.sync
-            or (self._ask and since >= self.times.beat / 5)
-            or (waiting and silent and since >= self.times.resync)
-        ):
+        silent = now - self._heard_sink >= self.times.silent
+        asked = self._ask and since >= self.times.beat / 5
+        if asked or since >= self.times.sync or (silent and since >= self.times.silent):
             self._asked_sink = now
             self._ask = False
             return [Send(SINK, Hello(VERSION, "broker", "broker", self.epoch))]

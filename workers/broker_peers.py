@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from .broker_stream import Key
@@ -28,6 +28,8 @@ class Lease:
     number: int
     """The batch's."""
     from_files: bool
+    nth: int = 0
+    """Of the units that its worker was sent in this session; counts from 1."""
 
 
 @dataclass(slots=True)
@@ -50,6 +52,8 @@ class Peer:
     frames: int = 0
     reduce_us: int = 0
     leases: dict[int, Lease] = field(default_factory=dict)
+    unheld: dict[int, float] = field(default_factory=dict)
+    """Leases, by token, that it got and doesn't hold any more by its own word, and since when it says so."""
     told: set[Key] = field(default_factory=set)
     """Streams whose STREAM_OPEN it was sent."""
 
@@ -63,11 +67,14 @@ class Peers:
         Seconds without progress on what a worker says it executes until its work goes to another.
     liveness
         Seconds without a word until a peer is held to be gone.
+    grace
+        Seconds that a lease may be out which its worker, by its beats, no longer holds.
     """
 
-    def __init__(self, *, lease: float = 90.0, liveness: float = 3.0) -> None:
+    def __init__(self, *, lease: float = 90.0, liveness: float = 3.0, grace: float = 1.0) -> None:
         self.lease = lease
         self.liveness = liveness
+        self.grace = grace
         self._peers: dict[bytes, Peer] = {}
         self._willing: deque[bytes] = deque()
         self._leases: dict[int, Lease] = {}
@@ -126,6 +133,9 @@ class Peers:
             peer.received = now
         peer.got = max(peer.got, message.got)
         peer.frames, peer.reduce_us = message.frames, message.reduce_us
+        held = set(message.held)
+        gone = [token for token, lease in peer.leases.items() if lease.nth <= message.got and token not in held]
+        peer.unheld = {token: peer.unheld.get(token, now) for token in gone}
 
     def next(self) -> Peer | None:
         """Return the worker whose turn it is, among those with credit."""
@@ -144,6 +154,7 @@ class Peers:
         if not peer.leases:
             peer.progress = now
         peer.sent += 1
+        lease = replace(lease, nth=peer.sent)
         peer.leases[lease.token] = lease
         self._leases[lease.token] = lease
         self.out_of_files += lease.from_files
@@ -173,6 +184,18 @@ class Peers:
             self._leases.pop(lease.token, None)
             self.out_of_files -= lease.from_files
         return list(known.leases.values())
+
+    def unheld(self, now: float) -> list[Lease]:
+        """Return the leases that their workers no longer hold, though nobody said so: the NACK was lost.
+
+        If it was the DONE that is late the work is done again for nothing, and known for a duplicate.
+        """
+        return [
+            peer.leases[token]
+            for peer in self.of("worker")
+            for token, since in peer.unheld.items()
+            if token in peer.leases and now - since > self.grace
+        ]
 
     def failing(self, now: float) -> Iterator[tuple[Peer, str]]:
         """Yield the peers that are to be given up, and why."""

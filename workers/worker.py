@@ -59,7 +59,7 @@ class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     roots: list[str] = []
     log: str = "INFO"
     stall: Annotated[float, Meta(gt=0)] = 60.0
-    reducing: list[str] = [sys.executable, "-m", "haltere.workers.reducing"]
+    reducing: tuple[str, ...] = (sys.executable, "-m", "haltere.workers.reducing")
 
 
 class Child:

@@ -106,6 +106,8 @@ class WorkerCore:
         self._kept_bytes = 0
         self._beaten = now
         self._greeted = float("-inf")
+        self._sink_greeted = float("-inf")
+        self._sink_knows = False
 
     # --- from the broker and the sink --------------------------------------------------------------------------------
 
@@ -139,6 +141,8 @@ class WorkerCore:
                 for kept in [k for k in self._kept if k[:3] == key and first <= k[3] < stop]:
                     self._kept_bytes -= len(self._kept.pop(kept).payload)
             return self._grant()
+        if isinstance(message, Welcome):
+            self._sink_knows = message.lease_ms > 0
         return []
 
     # --- from the reducer --------------------------------------------------------------------------------------------
@@ -187,17 +191,22 @@ class WorkerCore:
 
     def start(self, now: float) -> list[Action]:
         """Say who is there."""
-        return [ToSink(self._hello()), *self._greet(now)]
+        return self.tick(now)
 
     def tick(self, now: float) -> list[Action]:
         """Do what time brings; call it every 50 ms or so."""
         out: list[Action] = []
         if self._epoch < 0 and now - self._greeted >= HELLO_EVERY:
             out += self._greet(now)
-        if now - self._beaten >= BEAT_EVERY:
+        if not self._sink_knows and now - self._sink_greeted >= HELLO_EVERY:
+            self._sink_greeted = now
+            out.append(ToSink(self._hello()))
+        if self._epoch >= 0 and now - self._beaten >= BEAT_EVERY:
             self._beaten = now
             busy = self._running[0][1].token if self._running else -1
-            out.append(ToBroker(Beat(self.session, busy, self._got, self.frames, self.reduce_us)))
+            held = [work.token for _, work in (*self._running, *self._waiting)]
+            held += [kept.message.token for kept in self._kept.values()]
+            out.append(ToBroker(Beat(self.session, busy, self._got, self.frames, self.reduce_us, held)))
             if self._limit:
                 out.append(ToBroker(Credit(self.session, self._limit)))  # the one before may have been lost
         for key, kept in list(self._kept.items()):
@@ -215,6 +224,11 @@ class WorkerCore:
         """Take word that a message couldn't be sent: who it is for isn't there."""
         self.counts["unsent"] += 1
         message = action.message
+        if isinstance(message, Hello):  # it goes as soon as there is somebody to hear it
+            if isinstance(action, ToSink):
+                self._sink_greeted = float("-inf")
+            else:
+                self._greeted = float("-inf")
         if isinstance(message, Result):
             kept = self._kept.get((message.run, message.stream, message.cfg, message.first))
             if kept is not None:

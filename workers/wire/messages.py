@@ -293,6 +293,8 @@ class Beat(Message, frozen=True, tag="BEAT"):
     """I live. ``busy`` is the token of the unit being executed, −1 for none (waiting is not hanging).
 
     ``got`` units of work came in this session: fewer than were sent, for long, means that some were lost on the way.
+    ``held`` are the tokens of those that wait, are executed, or whose result isn't confirmed: one that is missing, for
+    long, was refused by a NACK that was lost.
     ``frames`` were reduced since the process began, with ``reduce_us`` µs of CPU spent reading, decoding, reducing.
     """
 
@@ -301,6 +303,7 @@ class Beat(Message, frozen=True, tag="BEAT"):
     got: Index = 0
     frames: Index = 0
     reduce_us: Serial = 0
+    held: Annotated[list[Serial], Meta(max_length=2048)] = []
 
 
 class Nack(Message, frozen=True, tag="NACK"):
@@ -367,13 +370,18 @@ class Result(Message, frozen=True, tag="RESULT"):
 
 
 class Done(Message, frozen=True, tag="DONE"):
-    """These frames are on disk. ``full``: this is everything that is, not only what's new."""
+    """These frames are on disk. ``full``: this is everything that is, not only what's new.
+
+    ``controls``, with ``full``: so many control messages the run has had; 0 leaves it unsaid. Who has seen fewer has
+    to ask for them.
+    """
 
     run: Uid
     stream: Name
     cfg: Name
     ranges: Ranges
     full: bool = False
+    controls: Index = 0
 
 
 # --- status ----------------------------------------------------------------------------------------------------------
