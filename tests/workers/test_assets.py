@@ -1,3 +1,5 @@
+"""Assets, by their content."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""Chunks to frames: what detectors write, and what they should not."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -42,7 +44,7 @@ def test_lz4_comes_back_bare_and_with_a_header() -> None:
 
 
 def test_plain_bytes_are_taken_as_they_are() -> None:
-    np.testing.assert_array_equal(decode(Chunk(memoryview(FRAME), "none", FRAME.shape, FRAME.dtype)), FRAME)
+    np.testing.assert_array_equal(decode(Chunk(FRAME.data, "none", FRAME.shape, FRAME.dtype)), FRAME)
 
 
 def test_the_captured_eiger_blobs_that_were_cut_are_refused(measured: Callable[[str], Path]) -> None:
@@ -95,12 +97,13 @@ def test_what_cannot_be_decoded_says_why(chunk: Chunk, says: str) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(garbage=st.binary(max_size=300), keep=st.integers(0, len(CHUNK.data)), encoding=st.sampled_from(["bslz4", "lz4"]))
+@given(
+    garbage=st.binary(max_size=300), keep=st.integers(0, len(CHUNK.data)), encoding=st.sampled_from(["bslz4", "lz4"])
+)
 def test_garbage_gives_a_frame_of_the_declared_size_or_an_error(garbage: bytes, keep: int, encoding: str) -> None:
     data = bytes(CHUNK.data[:keep]) + garbage
     try:
         frame = decode(Chunk(data, encoding, FRAME.shape, FRAME.dtype))
-    except ChunkError as error:
-        assert "\n" not in str(error)
-    else:
-        assert frame.shape == FRAME.shape
+    except ChunkError:
+        return
+    assert frame.shape == FRAME.shape

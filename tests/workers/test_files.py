@@ -1,3 +1,5 @@
+"""Frames from files: growing, late, cut, foreign."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""What a file reference may open, and attacks on it."""
+
 from __future__ import annotations
 
 import os

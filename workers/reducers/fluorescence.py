@@ -27,12 +27,14 @@ class Parameters(Struct, frozen=True, kw_only=True):
 
     ``basis`` : reference to an asset, a :class:`haltere.workers.basis.Basis`. ``components`` : those of the basis to
     give, in this order (:func:`recipe_params` lists them). ``keys`` : the data keys with spectra, None for all named
-    ``<device>_channelNN``, or the one of (elements, channels). ``event_width`` : of the Xspress3, in ticks.
+    ``<device>_channelNN``, or the one of (elements, channels). ``elements`` : those to use, counted from 0, None for
+    all; a basis is for elements of the same calibration. ``event_width`` : of the Xspress3, in ticks.
     """
 
     basis: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
     components: Annotated[list[str], Meta(min_length=1, max_length=basis.MAX_COMPONENTS)]
     keys: list[str] | None = None
+    elements: Annotated[list[Annotated[int, Meta(ge=0, lt=256)]], Meta(min_length=1)] | None = None
     event_width: Annotated[int, Meta(ge=0, le=1023)] = 6
 
 
@@ -59,10 +61,10 @@ def recipe_params(source: basis.Basis | Path | str, assets: AssetStore, **others
 
 
 class _Source(NamedTuple):
-    """Where spectra are: one key per element, or one key for all."""
+    """Where spectra are: one key per element, or one key for all; and which elements to use."""
 
     keys: tuple[str, ...]
-    elements: int
+    elements: tuple[int, ...]
     channels: int
     scalers: bool
 
@@ -104,7 +106,7 @@ class Fluorescence(Reducer):
             named[f"{name}_sigma"] = Output("nav", (), "<f8", "counts", f"{label}, standard deviation of the area")
         if source.scalers:
             named["dead_time"] = Output("nav", (), "<f8", "", "fraction of time dead, mean of the elements")
-        shape = (source.elements, source.channels)
+        shape = (len(source.elements), source.channels)
         named["spectrum"] = Output("acc", shape, "<i8", "counts", "sum of all spectra", (".", "energy"))
         named["energy"] = Output("const", (source.channels,), "<f8", "keV", "energy")
         return named
@@ -132,9 +134,9 @@ class Fluorescence(Reducer):
         """Scale, add and project the spectra of all frames."""
         source, n = self._inputs, len(batch.index)
         spectra = self._spectra(batch)
-        factors, dead_time = self._factors(batch) if source.scalers else (np.ones((source.elements, n)), None)
+        factors, dead_time = self._factors(batch) if source.scalers else (np.ones((len(spectra), n)), None)
         counts, variances = np.zeros((n, source.channels)), np.zeros((n, source.channels))
-        total = np.zeros((source.elements, source.channels), np.int64)
+        total = np.zeros((len(spectra), source.channels), np.int64)
         for element, (measured, factor) in enumerate(zip(spectra, factors, strict=True)):
             counts += measured * factor[:, None]
             variances += measured * (factor**2)[:, None]
@@ -166,12 +168,17 @@ class Fluorescence(Reducer):
                 f"fluorescence: {', '.join(keys)} have shapes {sorted(shapes)}; expected (channels,) each, or one key "
                 "of (elements, channels)"
             )
+        count = shape[0] if len(shape) == 2 else len(keys)
+        elements = tuple(range(count) if self.params.elements is None else self.params.elements)
+        if len(set(elements)) != len(elements) or max(elements) >= count:
+            raise ReductionError(f"fluorescence: elements {elements}: each once, of 0 to {count - 1}")
         if len(shape) == 2:
-            return _Source(tuple(keys), shape[0], shape[1], scalers=False)
+            return _Source(tuple(keys), elements, shape[1], scalers=False)
+        keys = [keys[element] for element in elements]
         there = [f"{key}_{name}" in specs for key in keys for name in SCALERS]
         if any(there) and not all(there):
             raise ReductionError(f"fluorescence: not every one of {', '.join(keys)} has {', '.join(SCALERS)}")
-        return _Source(tuple(keys), len(keys), shape[0], scalers=all(there))
+        return _Source(tuple(keys), elements, shape[0], scalers=all(there))
 
     def _spectra(self, batch: Batch) -> list[Array]:
         """Return each element's (n, channels) counts."""
@@ -180,7 +187,9 @@ class Fluorescence(Reducer):
             data = batch.data[key]
             if not isinstance(data, np.ndarray):
                 data = np.stack([decode(chunk) if isinstance(chunk, Chunk) else chunk for chunk in data])
-            found.extend([data] if data.ndim == 2 else [data[:, element] for element in range(data.shape[1])])
+            if data.ndim == 3 and data.shape[1] <= max(self._inputs.elements):
+                raise ShapeMismatch(f"{key}: spectra of {data.shape[1]} elements, expected more")
+            found.extend([data] if data.ndim == 2 else [data[:, element] for element in self._inputs.elements])
         shape = (len(batch.index), self._inputs.channels)
         for spectra in found:
             if spectra.shape != shape or spectra.dtype.kind not in "iu":
@@ -188,8 +197,6 @@ class Fluorescence(Reducer):
             if spectra.dtype.kind == "i" and spectra.size and spectra.min() < 0:
                 frame = batch.index[int(np.argmin(spectra.min(axis=1)))]
                 raise ReductionError(f"frame {frame}: a negative number of counts")
-        if len(found) != self._inputs.elements:
-            raise ShapeMismatch(f"spectra of {len(found)} elements, expected {self._inputs.elements}")
         return found
 
     def _factors(self, batch: Batch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

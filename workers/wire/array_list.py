@@ -103,6 +103,8 @@ class _Reader:
                 stack.append(None)
             case b"\x89":  # NEWFALSE
                 stack.append(False)
+            case b"\x88":  # NEWTRUE
+                stack.append(True)
             case b"K":  # BININT1
                 stack.append(self.take(1)[0])
             case b"M":  # BININT2
@@ -157,7 +159,8 @@ def _build(built: Any, state: Any) -> None:
         return
     if isinstance(built, _Built) and built.kind == "array":
         _, shape, dtype, fortran, content = state
-        if dtype.kind != "dtype" or fortran is not False or not isinstance(content, bytes) or len(shape) > 4:
+        # numpy 2 says Fortran order of 1-D arrays, where it makes no difference.
+        if dtype.kind != "dtype" or (fortran and len(shape) > 1) or not isinstance(content, bytes) or len(shape) > 4:
             raise WireError("a pickled array in another form than C order")
         kind = np.dtype(dtype.code).newbyteorder("<")
         if math.prod(shape) * kind.itemsize != len(content):

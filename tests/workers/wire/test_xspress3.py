@@ -1,0 +1,183 @@
+"""The captured Xspress3 Mini stream, to messages and back to the byte."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cbor2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from haltere.workers.errors import WireError
+from haltere.workers.wire import array_list
+from haltere.workers.wire.xspress3 import (
+    SCALERS,
+    Decoder,
+    Image,
+    ImagePart,
+    Scaler,
+    SeriesEnd,
+    SeriesHeader,
+    encode,
+)
+
+SPECTRA = np.arange(2 * 16, dtype="<u4").reshape(2, 16)
+SCALER_TYPES = ("<f8", "<u4", "<u4", "<u4", "<u4", "<u4", "<i4", "<f8")
+IMAGE = Image(
+    1,
+    7,
+    (2, 16),
+    "<u4",
+    "none",
+    SPECTRA.tobytes(),
+    1.0,
+    tuple(
+        Scaler(name, dtype, np.array([k, k + 1], dtype).tobytes())
+        for k, (name, dtype) in enumerate(zip(SCALERS, SCALER_TYPES, strict=True))
+    ),
+)
+HEADER = SeriesHeader(1, "/data/scan_1.h5")
+
+
+@pytest.fixture(scope="module")
+def captured(measured: Callable[[str], Path]) -> list[list[bytes]]:
+    """Return the captured messages, each a list of parts."""
+    content = io.BytesIO(measured("streams/xspress3mini-dump20.cbors").read_bytes())
+    messages = []
+    while content.tell() < len(content.getbuffer()):
+        messages.append(cbor2.load(content))
+    return messages
+
+
+def test_the_captured_stream_is_read_whole_and_written_back_to_the_byte(captured: list[list[bytes]]) -> None:
+    decoder = Decoder()
+    messages = [message for parts in captured if not isinstance(message := decoder.decode(parts), ImagePart)]
+    images = [message for message in messages if isinstance(message, Image)]
+    assert messages[0].series == 1
+    assert isinstance(messages[0], SeriesHeader)
+    assert messages[0].filename.endswith("scan_000145_x3mini.hdf5")
+    assert messages[-1] == SeriesEnd(1)
+    # The capture holds the eleven frames of a series twice.
+    assert [image.frame for image in images] == 2 * list(range(11))
+    assert images[:11] == images[11:]
+    assert {(image.series, image.shape, image.dtype, image.encoding) for image in images} == {
+        (1, (2, 4096), "<u4", "none")
+    }
+    assert [part for message in messages for part in encode(message)] == captured
+
+
+def test_the_scalers_are_named_so_that_the_dead_time_factor_follows_from_the_others(
+    captured: list[list[bytes]],
+) -> None:
+    decoder = Decoder()
+    for parts in captured:
+        image = decoder.decode(parts)
+        if isinstance(image, Image):
+            ticks, events = image.scaler("totalticks").astype(float), image.scaler("allevent").astype(float)
+            dead = events * (image.scaler("event_width") + 1) + image.scaler("resetticks")
+            np.testing.assert_allclose(image.scaler("factor"), ticks / (ticks - dead), rtol=1e-14)
+            assert np.all(image.scaler("allgood") <= image.scaler("allevent"))
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_frame_may_come_in_one_message_or_in_three(together: bool) -> None:
+    parts = [message[0] for message in encode(IMAGE)]
+    messages = [parts] if together else [[part] for part in parts]
+    decoder = Decoder()
+    decoder.decode(encode(HEADER)[0])
+    assert [decoder.decode(message) for message in messages][-1] == IMAGE
+    np.testing.assert_array_equal(IMAGE.spectra(), SPECTRA)
+
+
+def test_a_frame_whose_rest_never_came_is_named_and_the_next_one_is_read() -> None:
+    header, spectra, scalers = (message[0] for message in encode(IMAGE))
+    for sent, says in (([header], "its spectra never came"), ([header, spectra], "its scalers never came")):
+        decoder = Decoder()
+        decoder.decode(encode(HEADER)[0])
+        for part in sent:
+            decoder.decode([part])
+        with pytest.raises(WireError, match=f"series 1, frame 7: {says}"):
+            decoder.decode([header])
+        decoder.decode([spectra])
+        assert decoder.decode([scalers]) == IMAGE
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ([], "without parts"),
+        ([b"hello"], "no Xspress3 header"),
+        ([b'{"htype":"dimage-1.0"}'], "no Xspress3 header"),
+        ([b'{"htype":"image","shape":[2,16],"type":"uint32"}'], "frame -1"),
+        ([b'{"htype":"image","frame":1,"shape":[2,16],"type":"float64"}'], "'float64' spectra"),
+        ([b'{"htype":"image","frame":1,"shape":[2,16],"type":"uint32","compression":"bslz4"}'], "compression 'bslz4'"),
+        ([b'{"htype":"image","frame":1,"shape":[2,99999999],"type":"uint32"}'], "no Xspress3 header"),
+        ([encode(IMAGE)[0][0], b"short", encode(IMAGE)[2][0]], "5 bytes of spectra"),
+        ([encode(IMAGE)[0][0], IMAGE.blob, b"short"], "frame 7, scalers"),
+        ([encode(IMAGE)[0][0], IMAGE.blob], "2 parts, expected 3"),
+        ([encode(IMAGE)[0][0], IMAGE.blob, array_list.encode([np.zeros(2)])], "1 scalers, expected 8"),
+    ],
+)
+def test_what_is_no_message_is_refused_in_one_line(parts: list[Any], says: str) -> None:
+    with pytest.raises(WireError, match=says) as caught:
+        Decoder().decode(parts)
+    assert "\n" not in str(caught.value)
+
+
+class Evil:
+    """What unpickling would run."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (exec, ("raise SystemExit('the pickle ran')",))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pickle.dumps(Evil(), 4),
+        pickle.dumps([Evil()], 4),
+        pickle.dumps([np.array([Evil()])], 4),
+        pickle.dumps([np.array(["text"])], 4),
+        pickle.dumps(["text"], 4),
+        pickle.dumps({"a": 1}, 4),
+        pickle.dumps([np.zeros(3)], 2),
+        pickle.dumps([np.zeros((3, 3), order="F")], 4),
+        b"\x80\x04\x95" + 8 * b"\0" + b"]\x94(\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R.",
+        b"(" * 70_000,
+    ],
+)
+def test_a_pickle_that_is_no_list_of_numbers_is_refused_and_never_run(content: bytes) -> None:
+    with pytest.raises(WireError):
+        array_list.decode(content)
+
+
+@given(st.binary(max_size=60), st.integers(0, 515))
+def test_garbage_among_scalers_is_refused_or_read_but_never_more(garbage: bytes, keep: int) -> None:
+    whole = bytes(encode(IMAGE)[2][0])
+    try:
+        arrays = array_list.decode(whole[:keep] + garbage)
+    except WireError:
+        return
+    assert all(isinstance(array, np.ndarray) for array in arrays)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["<f8", "<f4", "<u4", "<i4", "<u2", "<i8"]).flatmap(
+            lambda dtype: st.lists(st.integers(0, 60_000), max_size=8).map(lambda each: np.array(each, dtype))
+        ),
+        min_size=2,
+        max_size=8,
+    )
+)
+def test_lists_come_back_from_our_own_form_and_from_numpys(arrays: list[Any]) -> None:
+    for content in (array_list.encode(arrays), pickle.dumps(arrays, 4)):
+        for back, array in zip(array_list.decode(content), arrays, strict=True):
+            np.testing.assert_array_equal(back, array)
+            assert back.dtype == array.dtype
