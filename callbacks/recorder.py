@@ -127,9 +127,9 @@ class Recorder:
         by_run = {each.row.run: each for each in self.runs.values()}
         while batches := self._ledger.after(self._seq, ROWS):
             for batch in batches:
-                self._seq = batch.seq
                 if batch.run in by_run:
                     self._add(by_run[batch.run], batch)
+                self._seq = batch.seq  # only now: should reading fail above, it is read again
         # A run that was complete when its row was read has all its batches among those read since.
         for recorded in list(self.runs.values()):
             if recorded.row.completed is not None and not recorded.complete:
@@ -183,13 +183,13 @@ class Recorder:
     def _add(self, recorded: Recorded, batch: BatchRow) -> None:
         if batch.seq <= recorded.seq or recorded.complete:
             return
-        recorded.seq = batch.seq
         try:
             if not recorded.composer.knows(batch):
                 for stream in self._ledger.streams(batch.run):
                     recorded.composer.open(stream)
             consts = self._ledger.consts(batch.run, batch.stream, batch.cfg) if batch.first == 0 else []
             recorded.add(recorded.composer.batch(batch, consts))
+            recorded.seq = batch.seq
         except (WireError, ReductionError) as error:
             self._fail(recorded, error)
 
@@ -204,7 +204,8 @@ class Recorder:
     def _fail(self, recorded: Recorded, error: Exception) -> None:
         """Give a run up, not the others."""
         log.error("run %s has no processed documents: %s", recorded.row.run, error)
-        self.faults[recorded.row.processed] = str(error)[:500]
+        for uid in (recorded.row.processed, recorded.row.run):
+            self.faults[uid] = str(error)[:500]
         self.runs.pop(recorded.row.processed, None)
 
 
@@ -225,6 +226,10 @@ class Journal:
                 self._db.execute("insert or ignore into written values(?)", (processed,))
             except sqlite3.Error as error:  # it will be looked up in the catalog again, no more
                 log.warning("the recorder's journal can't be written: %s", error)
+
+    def close(self) -> None:
+        """Close it."""
+        self._db.close()
 
 
 class Question:
