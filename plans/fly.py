@@ -128,7 +128,8 @@ def fly_grid(
         for line in grid.lines
     ]  # fmt: skip
     scan = _GridScan(flyers, pilc, slow_motor, fast_motor, grid, info, lines)
-    return (yield from scan.plan({**start_document(scan), **(md or {})}))
+    uid: str | None = yield from scan.plan({**start_document(scan), **(md or {})})
+    return uid
 
 
 def check_detectors(detectors: Sequence[Any]) -> tuple[list[FlyDetector], PiLC]:
@@ -234,17 +235,12 @@ class _GridScan:
 
     def plan(self, md: dict[str, Any]) -> MsgGenerator[Any]:
         """Stage, open the run, fly, close."""
-
-        @bpp.stage_decorator(self.detectors)
-        @bpp.run_decorator(md=md)
-        def inner() -> MsgGenerator[Any]:
-            yield from bpp.contingency_wrapper(
-                self._say_why(bpp.rewindable_wrapper(self._scan(), False)),
-                except_plan=self._give_up,
-                final_plan=self._restore,
-            )
-
-        return (yield from inner())
+        flight = bpp.contingency_wrapper(
+            self._say_why(bpp.rewindable_wrapper(self._scan(), False)),
+            except_plan=self._give_up,
+            final_plan=self._restore,
+        )
+        return (yield from bpp.stage_wrapper(bpp.run_wrapper(flight, md=md), self.detectors))
 
     @staticmethod
     def _say_why(plan: MsgGenerator[Any]) -> MsgGenerator[Any]:
@@ -307,6 +303,7 @@ class _GridScan:
     def _along(self, line: Line) -> MsgGenerator[Any]:
         """Move along the line until its last trigger was given and the stage rests."""
         recorded = self.pilc.line
+        assert recorded is not None  # kicked off, it has one
         move = yield from bps.abs_set(self.fast, line.end, wait=False)
         deadline = float("inf")
         while not (move.done and recorded.done):

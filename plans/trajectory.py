@@ -19,6 +19,16 @@ from ..workers.errors import SettingsError
 SETTLING = 0.02
 """s at full speed before the first trigger and after the last exposure: the closed loop settles in it."""
 
+PLAN_NAMES = {
+    "slow_start": "start",
+    "slow_stop": "stop",
+    "fast_start": "fast_start",
+    "fast_stop": "fast_stop",
+    "dwell": "dwell",
+    "acceleration": "acceleration",
+}
+"""What the plan calls a field of the grid; errors name it so."""
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -62,18 +72,18 @@ class Grid:
     snake: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("slow_start", "slow_stop", "fast_start", "fast_stop", "dwell", "acceleration"):
-            value = getattr(self, name)
+        for field, name in PLAN_NAMES.items():
+            value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
                 raise SettingsError(f"{name} = {value!r} isn't a number")
             if not math.isfinite(value):
                 raise SettingsError(f"{name} = {value} isn't finite")
-        for name, least in (("rows", 1), ("columns", 2)):
-            value = getattr(self, name)
+        for field, name, least in (("rows", "num", 1), ("columns", "fast_num", 2)):
+            value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int | np.integer):
                 raise SettingsError(f"{name} = {value!r} isn't a whole number")
             if value < least:
-                raise SettingsError(f"{name} = {value}: a grid has {least} or more")
+                raise SettingsError(f"{name} = {value}: a grid has {least} {field} or more")
         if self.fast_start == self.fast_stop:
             raise SettingsError(f"the fast axis goes from {self.fast_start} to itself: give it a way")
         if self.dwell <= 0:

@@ -23,22 +23,26 @@ class Hutch:
     data: Path
 
     def eiger(self, **changes: Any) -> Eiger:
+        """Return the Eiger, ``per_file`` frames in each of its files."""
         at = self.endpoints["eiger"]
         made = Eiger(at["rest"], name="eiger", stream=at["stream"], data_dir=at["data_dir"], api=at["api"])
         made.nimages_per_file.put(changes.get("per_file", 15))
         return made
 
     def xspress3(self) -> Xspress3:
+        """Return the Xspress3."""
         at = self.endpoints["xspress3"]
         return Xspress3(at["tango"], name="xspress3", data_dir=at["data_dir"])
 
     def pilc(self, **changes: Any) -> PiLC:
+        """Return the PiLC, with these settings instead of the usual ones."""
         at = self.endpoints["pilc"]
         settings: dict[str, Any] = {"axes": {"x": 1, "y": 2}, "data_dir": self.data / "pilc"}
         settings |= {"scan_slave": at["scan_slave"], **changes}
         return PiLC(at["trigger_generator"], name="pilc", **settings)
 
     def stage(self) -> Stage:
+        """Return the stage, made fast: tests shouldn't wait for it."""
         stage = Stage(self.endpoints["stage"], name="stage")
         for axis in (stage.x, stage.y):
             axis.velocity.put(4000.0)

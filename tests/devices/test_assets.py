@@ -23,6 +23,7 @@ class Pretended(StreamAssets):
     there = 0
 
     def look(self, path: Path) -> Look | None:
+        """Pretend to open it."""
         per_file = self._per_file or 10**9
         frames = min(max(self.there - int(path.name) * per_file, 0), per_file)
         return Look(frames, {"d_image": (1, 4), "d_sum": (8,)}) if frames else None
@@ -100,5 +101,5 @@ def test_the_newest_frame_is_read_from_the_file_it_lies_in(tmp_path: Path) -> No
     assert assets.readable() == 5
     np.testing.assert_array_equal(assets.last("d_image"), [[4, 5], [6, 7]])
     (tmp_path / "1.h5").unlink()
-    with pytest.raises(DetectorError, match="1.h5: frame 4 can't be read"):
+    with pytest.raises(DetectorError, match=r"1.h5: frame 4 can't be read"):
         assets.last("d_image")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,9 +125,6 @@ def test_the_file_can_be_read_while_it_grows(tmp_path: Path) -> None:
     file = PositionFile(tmp_path / "p.h5", {"x": "um", "time": "s"})
     file.append({"x": np.array([1.0, 2.0]), "time": np.array([0.0, 0.1])})
     # Another process opens it, as Tiled and the workers do.
-    import subprocess
-    import sys
-
     code = (
         "import h5py, sys; print(h5py.File(sys.argv[1], 'r', libver='latest', swmr=True)['entry/data/x'][:].tolist())"
     )

@@ -12,6 +12,8 @@ from .hutch import Hutch
 
 
 class Detector(SimplonDevice):
+    """A detector with a key too many."""
+
     count_time = Simplon("detector/config/count_time", kind="config")
     frame_time = Simplon("detector/config/frame_time", kind="config")
     mode = Simplon("detector/config/trigger_mode", kind="config")

@@ -15,6 +15,8 @@ from .hutch import Hutch, eventually
 
 
 class Motor(TangoDevice):
+    """A motor with an attribute too many."""
+
     place = Tango("Position", kind="hinted")
     velocity = Tango("Velocity", kind="config")
     encoder = Tango("EncoderPosition", kind="omitted")
@@ -83,7 +85,7 @@ def test_a_read_only_attribute_refuses_to_be_written(motor: Motor) -> None:
 
 
 def test_an_unknown_attribute_is_named(motor: Motor) -> None:
-    with pytest.raises(DetectorError, match="motor_missing: tango://.*: no attribute Colour"):
+    with pytest.raises(DetectorError, match=r"motor_missing: tango://.*: no attribute Colour"):
         motor.missing.get()
 
 

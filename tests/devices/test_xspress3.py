@@ -51,7 +51,7 @@ def test_stop_ends_the_acquisition_and_is_harmless_when_idle(xspress3: Xspress3)
     xspress3.stop()
     assert xspress3.state.get() == "ON"
     xspress3.stop()
-    with pytest.raises(DetectorError, match="xspress3: tango://.* is in state ON in the middle of a scan"):
+    with pytest.raises(DetectorError, match=r"xspress3: tango://.* is in state ON in the middle of a scan"):
         xspress3.check_armed()
 
 
