@@ -188,7 +188,7 @@ def test_what_is_no_frame_file_says_so(tmp_path: Path, reader: FrameReader) -> N
     (tmp_path / "bad.h5").write_bytes(b"not HDF5 at all")
     for bad, says in (
         (span(tmp_path / "bad.h5"), "can't be opened"),
-        (span(path, "/entry/data/other"), "no dataset"),
+        (span(path, "/entry/data/other"), r"isn't there \(yet\)"),
         (span(path, "/entry/data"), "not an array of frames"),
     ):
         with pytest.raises(FileError, match=says) as caught:
@@ -221,6 +221,36 @@ def test_a_reader_keeps_a_bounded_number_of_files_open(tmp_path: Path) -> None:
             np.testing.assert_array_equal(pixels(reader.read(span(path), [0], IMAGE)), FRAMES[[k % 8]])
         assert len(os.listdir("/proc/self/fd")) <= before + 2 * 3
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_all_datasets_of_a_file_share_one_place_in_the_cache(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for k in range(20):
+            file[f"column{k}"] = np.arange(40.0) + k
+    before = len(os.listdir("/proc/self/fd"))
+    with FrameReader([tmp_path], keep=1) as reader:
+        for k in range(20):
+            read = reader.read(span(tmp_path / "a.h5", f"column{k}"), [3], COLUMN)
+            np.testing.assert_array_equal(read, [3.0 + k])
+        assert len(os.listdir("/proc/self/fd")) <= before + 2
+
+
+def test_a_dataset_that_comes_later_is_found(tmp_path: Path, reader: FrameReader) -> None:
+    path = write(tmp_path / "a.h5")
+    reader.read(span(path), [0], IMAGE)
+    with pytest.raises(FileLate, match="isn't there"):
+        reader.read(span(path, "later"), [0], COLUMN)
+    command = [sys.executable, "-c", f"import h5py; h5py.File({str(path)!r}, 'a')['later'] = [5.0]"]
+    subprocess.run(command, check=True)
+    np.testing.assert_array_equal(reader.read(span(path, "later"), [0], COLUMN), [5.0])
+
+
+def test_links_that_lead_on_and_on_come_to_an_end(tmp_path: Path, reader: FrameReader) -> None:
+    for here, there in (("a", "b"), ("b", "a")):
+        with h5py.File(tmp_path / f"{here}.h5", "w") as file:
+            file["data"] = h5py.ExternalLink(f"{there}.h5", "/data")
+    with pytest.raises(FileError, match="more than 4 external links"):
+        reader.read(span(tmp_path / "a.h5", "data"), [0], IMAGE)
 
 
 def test_the_lambda_files_of_petra_are_read(measured: Callable[[str], Path]) -> None:
