@@ -74,9 +74,9 @@ class DetectorFile:
         return self.found[name]
 
     def grown(self) -> bool:
-        """Tell whether a file that isn't in SWMR mode was written to since it was opened."""
+        """Tell whether the file was written to since it was opened: then it is worth opening anew."""
         now = os.fstat(self.opened.fd)
-        return not self.hdf5.swmr_mode and (now.st_size, now.st_mtime_ns) != (self.seen.st_size, self.seen.st_mtime_ns)
+        return (now.st_size, now.st_mtime_ns) != (self.seen.st_size, self.seen.st_mtime_ns)
 
     def replaced(self) -> bool:
         """Tell whether another file has this one's name by now."""
