@@ -242,7 +242,10 @@ class Ingest:
 
     def close(self) -> None:
         """Close every socket."""
-        self._context.destroy(linger=200)
+        for _, socket, _ in self._detectors.values():
+            socket.close(0)
+        self._broker.close(200)
+        self._context.term()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

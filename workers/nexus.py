@@ -318,7 +318,8 @@ class _RecipeGroup:
         data = self._data("data", main, [".", *self._axes(self.outputs[main])])
         data.attrs["interpretation"] = "spectrum" if len(self.outputs[main].shape) == 1 else "image"
         for name, output in arrays.items():
-            if layout.error_of(name, arrays) == main and output.shape == self.outputs[main].shape:
+            uncertain = main if name in ("sigma", "errors") else layout.error_of(name, arrays)
+            if name != main and uncertain == main and output.shape == self.outputs[main].shape:
                 data[f"{layout.dataset_name(main)}_errors"] = self._nav[name]
         self.default = "data"
 
@@ -357,7 +358,9 @@ class _RecipeGroup:
     def _plot_totals(self) -> None:
         for name, output in layout.of_kind(self.outputs, "acc"):
             if output.shape:
-                self._data(f"total_{name}", name, self._axes(output))
+                data = self._data(f"total_{name}", name, self._axes(output))
+                if data.attrs["axes"][-1] != ".":
+                    data.attrs["interpretation"] = "spectrum"
                 self.default = self.default or f"total_{name}"
 
     def add_scatter(self, x: h5py.Dataset, y: h5py.Dataset) -> None:

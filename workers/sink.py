@@ -85,7 +85,7 @@ class Sink:
         try:
             self._socket.bind(settings.bind)
         except zmq.ZMQError as error:
-            self._context.destroy(linger=0)
+            self.close()
             raise SettingsError(f"sink: {settings.bind} can't be bound: {error}") from None
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
@@ -239,7 +239,8 @@ class Sink:
 
     def close(self) -> None:
         """Close sockets and files. May be called again."""
-        self._context.destroy(linger=200)
+        self._socket.close(200)
+        self._context.term()
         self.nexus.close()
         self.ledger.close()
         for descriptor in (self._wake_in, self._wake_out):

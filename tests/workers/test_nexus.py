@@ -14,6 +14,7 @@ from haltere.workers import nexus_layout as layout
 from haltere.workers.ledger import ConstRow, RunRow
 from haltere.workers.nexus import NexusFile
 from haltere.workers.payload import Piece, pack
+from haltere.workers.reducers.base import Output
 from haltere.workers.wire.messages import LOST, FileSpan
 
 from .flying import BATCH, BINS, COLUMNS, EIGER, FRAMES, OUTPUTS, PILC, PROCESSED, ROWS, RUN, START, row
@@ -214,3 +215,22 @@ def test_each_frame_of_a_snaked_volume_has_a_place_of_its_own() -> None:
     assert places[60] == -1
     steps = np.abs(np.diff(np.array(np.unravel_index(places[:60], (3, 4, 5))), axis=1)).sum(axis=0)
     assert (steps == 1).all()  # a snake never jumps
+
+
+def test_every_kind_of_output_has_a_place_and_a_name_of_its_own(path: Path) -> None:
+    intensity = Output("nav", (BINS,), "<f4", "counts", "intensity", ("q",))
+    outputs = {
+        "q": Output("const", (BINS,), "<f8", "1/nm"),
+        "intensity": intensity,
+        "total": Output("nav", (), "<f8"),
+        "sigma": Output("nav", (BINS,), "<f4"),
+        "status": Output("nav", (), "<f8"),
+        "spectrum": Output("acc", (2, BINS), "<i8", "counts", "sum", (".", "q")),
+    }
+    file = NexusFile(path, run_row(), [(EIGER, {"xrd": outputs})])
+    file.close()
+    with h5py.File(path) as opened:
+        xrd = opened["entry/xrd"]
+        assert {"q", "intensity", "total", "sigma", "status_", "spectrum"} <= set(xrd)
+        assert set(xrd["data"]) == {"intensity", "intensity_errors", "q"}
+        assert list(xrd["total_spectrum"].attrs["axes"]) == [".", "q"]
