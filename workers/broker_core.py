@@ -6,22 +6,24 @@ the ring it learns from the ingest. So it may die at any time, and a message to 
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from .broker_batch import Held, Key, State
 from .broker_peers import Lease, Peer, Peers
-from .broker_stream import Held, Key, State, Stream
+from .broker_queue import Queue
+from .broker_rings import Rings
+from .broker_stream import Stream
 from .broker_waiting import Waiting
 from .wire.messages import (
     VERSION,
     AnyMessage,
     Beat,
-    Block,
     Bye,
     Connect,
     Credit,
@@ -29,7 +31,6 @@ from .wire.messages import (
     Dropped,
     Expect,
     Frames,
-    Free,
     Hello,
     Message,
     Nack,
@@ -46,15 +47,6 @@ SINK: Final = b"\0sink"
 """The sink's address; no peer can have it, because ZeroMQ's own identities have five bytes and others no leading 0."""
 
 MAX_RUNS: Final = 64
-MAX_RINGS: Final = 64
-MAX_FREE: Final = 4096
-"""Offsets in one FREE."""
-
-FILES_QUEUED: Final = 32
-"""Batches of one stream that wait in the file queue; more are found when there is room."""
-
-LIVE_IN_A_ROW: Final = 3
-"""After so many live batches one from files gets its turn, so that a backfill goes on during a long run."""
 
 
 class Send(NamedTuple):
@@ -128,12 +120,8 @@ class BrokerCore:
         self._series: dict[tuple[str, int], Key] = {}
         self._endpoints: dict[str, str] = {}
         self._waiting = Waiting(times.unclaimed)
-        self._owners: dict[str, bytes] = {}
-        self._frees: dict[str, list[Block]] = {}
-        self._live: deque[tuple[Key, int]] = deque()
-        self._files: deque[tuple[Key, int]] = deque()
-        self._file_queued: Counter[Key] = Counter()
-        self._in_a_row = 0
+        self._rings = Rings()
+        self._queue = Queue()
         self._heard_sink = float("-inf")
         self._asked_sink = float("-inf")
         self._ask = True
@@ -188,9 +176,7 @@ class BrokerCore:
         """Take back a message that couldn't be delivered: the transport knows the peer no more."""
         self.counts["unreachable"] += 1
         self._lose(peer, now, "unreachable")
-        if isinstance(message, Free):
-            # Its owner, if it lives, comes again by another address and says what it holds; until then nobody asks.
-            self._owners.pop(message.ring, None)
+        self._rings.lost(peer)
 
     def tick(self, now: float) -> list[Send]:
         """Do what time brings; call it every 50 ms or so."""
@@ -203,12 +189,10 @@ class BrokerCore:
             self.counts["NACK lost on the way"] += 1
             self.peers.end(lease, now)
             self._give_back([lease], -1)
-        for held in self._waiting.expired(now):
-            self.counts["frames of unknown series let go"] += 1
-            self._free(held)
-        for key, stream in self.streams.items():
-            for number in stream.scan(now, FILES_QUEUED - self._file_queued[key]):
-                self._enqueue(key, stream, number)
+        self._let_go(self._waiting.expired(now))
+        for stream in self.streams.values():
+            for number in stream.scan(now, self._queue.room(stream.key)):
+                self._enqueue(stream, number)
         self._forget(now)
         if now - self._beaten >= self.times.beat:
             self._beaten = now
@@ -218,18 +202,9 @@ class BrokerCore:
     def pump(self, now: float) -> list[Send]:
         """Give work to whoever has credit, and blocks back to the rings."""
         out: list[Send] = []
-        while (self._live or self._files) and (peer := self.peers.next()) is not None:
+        while self._queue and (peer := self.peers.next()) is not None:
             out += self._give(peer, now)
-        for ring, blocks in self._frees.items():
-            owner = self._owners.get(ring)
-            if owner is None:
-                self.counts["blocks of a ring without owner"] += len(blocks)
-                continue
-            for at in range(0, len(blocks), MAX_FREE):
-                some = blocks[at : at + MAX_FREE]
-                out.append(Send(owner, Free(ring, [each.offset for each in some], [each.frame for each in some])))
-        self._frees.clear()
-        return out
+        return [*out, *(Send(owner, free) for owner, free in self._rings.take())]
 
     # --- from the sink ----------------------------------------------------------------------------------------------
 
@@ -273,9 +248,9 @@ class BrokerCore:
         out = [Send(peer.peer, Connect(lane.endpoint, lane.protocol)) for peer in self.peers.of("ingest")]
         for waited in self._waiting.claim(lane.endpoint, lane.series):
             if isinstance(waited, Frames):
-                self._arrive(key, stream, waited, now)
+                self._arrive(stream, waited, now)
             else:
-                stream.drop(waited.ranges, waited.reason, now)
+                stream.lane.drop(waited.ranges, waited.reason, now)
         return out
 
     def _expect(self, message: Expect, now: float) -> list[Send]:
@@ -291,15 +266,16 @@ class BrokerCore:
         run.closed_at = self._tellings
         for key in run.streams:
             stream = self.streams[key]
-            stream.close(run.totals.get(key.stream, stream.expected.end), now)
+            stream.close(run.totals.get(key.stream, stream.files.expected.end), now)
             self._collect(stream)
             # Before a frame is called lost the sink has to say that every EXPECT has come.
-            self._ask |= not stream.covered.covers(0, stream.total or 0)
+            self._ask |= not stream.files.covered.covers(0, stream.total or 0)
         return []
 
     def _done(self, message: Done, now: float) -> list[Send]:
         stream = self.streams.get(Key(message.run, message.stream, message.cfg))
         if stream is None:
+            self._ask |= message.full and message.run not in self.runs  # it is open, and its RUN_OPEN was lost
             return []
         run = self.runs[message.run]
         finished = set(stream.finish(message.ranges, full=message.full))
@@ -321,30 +297,24 @@ class BrokerCore:
 
     def _frames(self, peer: bytes, message: Frames, now: float) -> list[Send]:
         out = self._met(peer, now)
-        if message.ring not in self._owners and len(self._owners) >= MAX_RINGS:
-            del self._owners[next(iter(self._owners))]
-        self._owners[message.ring] = peer
+        self._rings.met(message.ring, peer)
         key = self._series.get((message.endpoint, message.series))
         if key is None:
-            let_go = self._waiting.put(message, now)
-            self.counts["frames of unknown series let go"] += len(let_go)
-            for held in let_go:
-                self._free(held)
-            return out
-        self._arrive(key, self.streams[key], message, now)
+            self._let_go(self._waiting.put(message, now))
+        else:
+            self._arrive(self.streams[key], message, now)
         return out
 
-    def _arrive(self, key: Key, stream: Stream, message: Frames, now: float) -> None:
+    def _arrive(self, stream: Stream, message: Frames, now: float) -> None:
         if (wrong := stream.misfit(message)) is not None:
             # The worker would decode it by what the document says. Its file is looked at instead, and tells.
-            for block in message.blocks:
-                self._free(Held(message.ring, block))
-            stream.drop([(block.frame, block.frame + 1) for block in message.blocks], wrong, now)
+            self._rings.free(Held(message.ring, block) for block in message.blocks)
+            stream.lane.drop([(block.frame, block.frame + 1) for block in message.blocks], wrong, now)
             return
         for block in message.blocks:
             number = stream.arrive(message.ring, block, now)
             if number is not None:
-                self._enqueue(key, stream, number)
+                self._enqueue(stream, number)
         self._collect(stream)
 
     def _dropped(self, peer: bytes, message: Dropped, now: float) -> list[Send]:
@@ -352,7 +322,7 @@ class BrokerCore:
         if key is None:
             self._waiting.put(message, now)
         else:
-            self.streams[key].drop(message.ranges, message.reason, now)
+            self.streams[key].lane.drop(message.ranges, message.reason, now)
         return self._met(peer, now)
 
     # --- from the workers -------------------------------------------------------------------------------------------
@@ -435,43 +405,31 @@ class BrokerCore:
             return [Send(SINK, Hello(VERSION, "broker", "broker", self.epoch))]
         return []
 
-    def _free(self, held: Held) -> None:
-        self._frees.setdefault(held.ring, []).append(held.block)
+    def _let_go(self, blocks: Iterable[Held]) -> None:
+        """Free what came of a series that nobody claimed: too many, or too long ago."""
+        some = list(blocks)
+        if some:
+            self.counts["frames of unknown series let go"] += len(some)
+            self._rings.free(some)
 
     def _collect(self, stream: Stream) -> None:
-        for held in stream.freed:
-            self._free(held)
+        self._rings.free(stream.freed)
         stream.freed.clear()
 
-    def _enqueue(self, key: Key, stream: Stream, number: int, *, first: bool = False) -> None:
-        queue = self._live if stream.queue(number) else self._files
-        self._file_queued[key] += queue is self._files
-        if first:
-            queue.appendleft((key, number))
-        else:
-            queue.append((key, number))
+    def _enqueue(self, stream: Stream, number: int, *, first: bool = False) -> None:
+        self._queue.put(stream.key, number, live=stream.queue(number), first=first)
 
     def _give(self, peer: Peer, now: float) -> list[Send]:
-        queue = self._files if self._files_turn() else self._live
-        key, number = queue.popleft()
-        if queue is self._files:
-            self._file_queued[key] -= 1
-        stream = self.streams.get(key)
-        work = stream.work(number, self._token + 1) if stream is not None else None
-        if stream is None or work is None:
-            return []  # done meanwhile, or forgotten
+        key, number = self._queue.take(self.peers.leases, self.peers.out_of_files)
+        stream = self.streams[key]
+        work = stream.work(number, self._token + 1)
+        if work is None:
+            return []  # done meanwhile
         self._token += 1
-        self._in_a_row = 0 if queue is self._files else self._in_a_row + 1
         self.peers.assign(Lease(self._token, peer.peer, key, number, from_files=not work.ring), now)
         out = [] if key in peer.told else [Send(peer.peer, stream.opened)]
         peer.told.add(key)
         return [*out, Send(peer.peer, work)]
-
-    def _files_turn(self) -> bool:
-        """Files alone when nothing came live, never more than half of what is out when something did."""
-        if not self._live or not self._files:
-            return not self._live
-        return self._in_a_row >= LIVE_IN_A_ROW and 2 * self.peers.out_of_files <= self.peers.leases
 
     def _lose(self, peer: bytes, now: float, why: str) -> None:
         known = self.peers.get(peer)
@@ -491,7 +449,7 @@ class BrokerCore:
         self._collect(stream)
         batch = stream.batches.get(lease.number)
         if batch is not None and batch.state is State.OPEN and (now is None or stream.ready(lease.number, now)):
-            self._enqueue(lease.key, stream, lease.number, first=True)
+            self._enqueue(stream, lease.number, first=True)
 
     def _make_room(self, now: float) -> None:
         """Let the oldest run go that nothing is held or leased of, if there are too many."""
@@ -515,7 +473,7 @@ class BrokerCore:
 
     def _forget_run(self, uid: str, now: float) -> None:
         for key in self.runs.pop(uid).streams:
-            self._file_queued.pop(key, None)
+            self._queue.forget(key)
             stream = self.streams.pop(key)
             stream.release()
             self._collect(stream)
@@ -552,8 +510,9 @@ class BrokerCore:
                 for peer in list(self.peers.of("worker"))[:128]
             },
             "ingests": [peer.name for peer in self.peers.of("ingest")][:16],
-            "queued": {"live": len(self._live), "files": len(self._files)},
+            "queued": self._queue.summary(),
             "ring_bytes": sum(stream.held_bytes for stream in self.streams.values()),
             "unclaimed": len(self._waiting),
+            "orphans": self._rings.orphans,
             "counts": dict(self.counts),
         }

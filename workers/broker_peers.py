@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from .broker_stream import Key
+from .broker_batch import Key
 from .wire.messages import Beat, Hello
 
 MAX_AHEAD: Final = 1024

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from .broker_stream import Held
+from .broker_batch import Held
 from .wire.messages import Dropped, Frames
 
 MAX_BLOCKS: Final = 4096

@@ -1,0 +1,121 @@
+"""The live lane of a stream: how far it has come, and which frames will not come by it any more."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Final
+
+from .intervals import IntervalSet
+
+MAX_REASONS: Final = 16
+"""Reasons for drops that are counted apart."""
+
+MARK: Final = 0.02
+"""Seconds between two marks of how far the lane has come."""
+
+
+class Marks:
+    """How far something had come ``delay`` seconds ago.
+
+    >>> marks = Marks(0.5)
+    >>> marks.reach(100, now=1.0)
+    >>> marks.passed(1.4), marks.passed(1.5)
+    (0, 100)
+    """
+
+    __slots__ = ("_delay", "_marks", "_passed", "high")
+
+    def __init__(self, delay: float) -> None:
+        self._delay = delay
+        self._marks: deque[tuple[float, int]] = deque()  # bounded: one per MARK within delay
+        self._passed = 0
+        self.high = 0
+
+    def reach(self, frame: int, now: float) -> None:
+        """Note that ``frame`` was reached."""
+        if frame <= self.high:
+            return
+        self.high = frame
+        if self._marks and now - self._marks[-1][0] < MARK:
+            self._marks[-1] = (self._marks[-1][0], frame)
+        else:
+            self.passed(now)
+            self._marks.append((now, frame))
+
+    def passed(self, now: float) -> int:
+        """Return the frame that had been reached ``delay`` seconds ago."""
+        while self._marks and self._marks[0][0] <= now - self._delay:
+            self._passed = self._marks.popleft()[1]
+        return self._passed
+
+
+class Lane:
+    """What comes live.
+
+    Parameters
+    ----------
+    exists
+        Whether the stream has a live lane at all.
+    now
+        Seconds of a monotonic clock, as in every method.
+    late
+        Seconds after a later frame came until a frame is held not to come any more.
+    quiet
+        Seconds after a frame was promised until, no frame having come so far, the lane is held to be dead.
+    """
+
+    def __init__(self, now: float, *, exists: bool, late: float, quiet: float) -> None:
+        self.exists = exists
+        self.dropped: Counter[str] = Counter()
+        self._late = late
+        self._came = Marks(late)
+        self._promised = Marks(quiet)
+        self._gone = IntervalSet()
+        self._last = now
+        self._closed: float | None = None
+
+    @property
+    def high(self) -> int:
+        """The last frame that came, or that was dropped."""
+        return self._came.high
+
+    def came(self, frame: int, now: float) -> None:
+        """Note a frame that came."""
+        self._last = now
+        self._came.reach(frame, now)
+
+    def drop(self, ranges: Sequence[tuple[int, int]], reason: str, now: float) -> None:
+        """Note frames that came and were let go; those said before aren't counted again."""
+        if reason not in self.dropped and len(self.dropped) >= MAX_REASONS:
+            reason = "other"
+        for first, stop in ranges:
+            self.dropped[reason] += max(stop - first, 0) - self._gone.count(first, stop)
+            self._gone.add(first, stop)
+            self.came(stop - 1, now)
+
+    def promise(self, stop: int, now: float) -> None:
+        """Note that frames below ``stop`` were promised: so they were taken."""
+        self._promised.reach(stop, now)
+
+    def done(self, first: int, stop: int) -> None:
+        """Forget what was dropped and is done."""
+        self._gone.discard(first, stop)
+
+    def close(self, now: float) -> None:
+        """Note that the run has ended: the last frames may still be on their way."""
+        self._closed = now
+
+    def settled(self, now: float) -> bool:
+        """Say whether nothing comes any more."""
+        if not self.exists:
+            return True
+        return self._closed is not None and now >= max(self._closed, self._last) + self._late
+
+    def gone_below(self, now: float) -> int:
+        """Return the frame below which none comes any more, except out of order and late."""
+        return max(self._came.passed(now), self._promised.passed(now))
+
+    def gone(self, frame: int, now: float) -> bool:
+        """Say whether the frame doesn't come any more."""
+        return frame < self.gone_below(now) or frame in self._gone or self.settled(now)

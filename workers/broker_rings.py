@@ -1,0 +1,53 @@
+"""Which ingest each ring belongs to, and which of its blocks may be reused."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from .broker_batch import Held
+from .wire.messages import Block, Free
+
+MAX_RINGS: Final = 64
+MAX_FREE: Final = 4096
+"""Offsets in one FREE."""
+
+
+class Rings:
+    """Blocks on their way back."""
+
+    def __init__(self) -> None:
+        self.orphans = 0
+        """Blocks whose ring belongs to nobody any more."""
+        self._owners: OrderedDict[str, bytes] = OrderedDict()
+        self._freed: dict[str, list[Block]] = {}
+
+    def met(self, ring: str, owner: bytes) -> None:
+        """Note whose ring it is: an ingest's address changes when it connects anew."""
+        self._owners[ring] = owner
+        self._owners.move_to_end(ring)
+        while len(self._owners) > MAX_RINGS:
+            self._owners.popitem(last=False)
+
+    def lost(self, owner: bytes) -> None:
+        """Note that nobody is at that address. If its ingest lives it comes again and says what it holds."""
+        for ring in [ring for ring, each in self._owners.items() if each == owner]:
+            del self._owners[ring]
+
+    def free(self, blocks: Iterable[Held]) -> None:
+        """Let blocks be reused."""
+        for held in blocks:
+            self._freed.setdefault(held.ring, []).append(held.block)
+
+    def take(self) -> Iterator[tuple[bytes, Free]]:
+        """Yield what to tell the owners."""
+        for ring, blocks in self._freed.items():
+            owner = self._owners.get(ring)
+            if owner is None:
+                self.orphans += len(blocks)
+                continue
+            for at in range(0, len(blocks), MAX_FREE):
+                some = blocks[at : at + MAX_FREE]
+                yield owner, Free(ring, [each.offset for each in some], [each.frame for each in some])
+        self._freed.clear()
