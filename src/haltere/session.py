@@ -153,6 +153,8 @@ class Session:
         devices = connect(beamline, directory / "raw")
         recipes = default_recipes(pool, settings.model, recording)
         engine = RunEngine(persistent_metadata(directory))  # type: ignore[arg-type]  # any mapping will do
+        # PersistentDict writes once more when the last reference goes: now, while its folder is surely there.
+        stack.callback(lambda: setattr(engine, "md", dict(engine.md)))
         writer = raw_writer(catalog)
         stack.callback(writer.close)
         dispatcher = Dispatcher(pool.endpoints.sink, recipes=recipes)

@@ -1,0 +1,55 @@
+"""The baseline: one process that pulls a detector's stream and reduces each frame, and keeps no account."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from time import perf_counter, process_time, thread_time
+from typing import Any
+
+import numpy as np
+import zmq
+
+from ..workers.recipes import reducer_class
+from ..workers.reducers.base import Batch, Chunk, Setup
+from ..workers.wire import simplon
+from ..workers.wire.messages import InputSpec
+
+
+def run(settings: dict[str, Any]) -> dict[str, float]:
+    """Pull and reduce one series; return its figures."""
+    spec = InputSpec("image", tuple(settings["shape"]), settings["dtype"])
+    reducer = reducer_class("azimuthal")(**settings["params"])
+    reducer.outputs((spec,))
+    reducer.setup(Setup((spec,), Path(settings["assets"])))
+    dtype = np.dtype(spec.dtype)
+    with zmq.Context() as context, context.socket(zmq.PULL) as socket:
+        socket.rcvhwm = 1000
+        socket.connect(settings["endpoint"])
+        print("ready", flush=True)
+        frames, reducing, began, cpu = 0, 0.0, 0.0, 0.0
+        results = []
+        while True:
+            message = simplon.decode([part.buffer for part in socket.recv_multipart(copy=False)])
+            if not frames:
+                began, cpu = perf_counter(), process_time()
+            if isinstance(message, simplon.SeriesEnd):
+                break
+            if isinstance(message, simplon.Image):
+                start = thread_time()
+                chunk = Chunk(message.blob, message.encoding, spec.shape, dtype)
+                results.append(reducer.map(Batch(np.array([message.frame]), {spec.key: [chunk]})).nav)
+                reducing += thread_time() - start
+                frames += 1
+        wall, cpu = perf_counter() - began, process_time() - cpu
+    return {
+        "frames": frames,
+        "wall_s": wall,
+        "reducer_ms": 1e3 * reducing / max(frames, 1),
+        "outside_ms": 1e3 * (cpu - reducing) / max(frames, 1),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(json.loads(sys.argv[1]))), flush=True)
