@@ -17,7 +17,7 @@ TRIES: Final = 4
 """So often a run is written that the server itself refuses; a server that is away is waited for without end."""
 
 FIRST_PAUSE: Final = 0.5  # s
-LONGEST_PAUSE: Final = 10.0  # s
+LONGEST_PAUSE: Final = 3.0  # s
 MOST_KEPT: Final = 200_000
 """Most documents of a run that are kept to write it again."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
@@ -253,14 +254,15 @@ def session(pool: Pool) -> Iterator[tuple[Dispatcher, Follower, list[tuple[str, 
 
 def in_catalog(catalog: Catalog, uid: str) -> Any:
     """Return the processed run when the catalog has it, complete."""
-    until = monotonic() + 30
+    until, pause = monotonic() + 30, threading.Event()
     while monotonic() < until:
         try:
             run = catalog.processed[uid]
         except KeyError:
-            continue
-        if run.metadata.get("stop"):
+            run = None
+        if run is not None and run.metadata.get("stop"):
             return run
+        pause.wait(0.2)  # every question costs the server, which has the run to write
     raise AssertionError(f"run {uid} isn't in the catalog")
 
 
