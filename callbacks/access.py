@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from functools import cached_property, partial
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -16,6 +15,7 @@ from bluesky_tiled_plugins.clients.bluesky_run import BlueskyRun, BlueskyRunV2, 
 from tiled.client.constructors import from_context
 from tiled.client.utils import ClientError
 from tiled.queries import Eq
+from tiled.utils import OneShotCachedMap
 
 from ..workers.wire.messages import STATUS_NAMES
 from .gridding import position_names
@@ -66,17 +66,18 @@ class ReducedStream(BlueskyEventStreamV3):  # type: ignore[misc]  # Tiled's clie
             data[variable].attrs.update({word: key[word] for word in ("units", "long_name") if key.get(word)})
         positions = position_names(self._start) or ()
         data = data.set_coords([name for name in ("status", "time", *positions) if name in data])
-        return data[[name for name in keys if name in data.data_vars]]  # in the recipe's order
+        results = {name: data[name] for name in keys if name in data.data_vars}  # in the recipe's order
+        return xarray.Dataset(results, data.coords)
 
     @property
     def _name(self) -> str:
         return f"stream {self.item['id']}"
 
-    @functools.cached_property
+    @cached_property
     def _start(self) -> dict[str, Any]:
         return dict(self.parent.start)
 
-    @functools.cached_property
+    @cached_property
     def _axes(self) -> dict[str, Any]:
         """The numbers along a pattern's axes, from the descriptor's configuration."""
         found: dict[str, Any] = {}
@@ -105,7 +106,10 @@ def processed(run: Any, catalog: str = PROCESSED) -> BlueskyRun:
         It has not been reduced, or there is no such catalog.
     """
     run = _client(run)
-    clients = copy.copy(run.structure_clients)
+    # Not copy.copy, whose copy shares its entries: that would change every other client of the catalog.
+    clients = OneShotCachedMap(
+        {spec: partial(run.structure_clients.__getitem__, spec) for spec in run.structure_clients}
+    )
     clients.set("BlueskyEventStream", lambda: ReducedStream)
     if "raw_uid" in run.start:
         return from_context(run.context, clients, run.path_parts)

@@ -92,6 +92,12 @@ def test_a_run_that_was_not_reduced_says_so_with_the_remedy(catalog: Catalog, fl
     assert "has not been reduced yet" in describe_run(run)
 
 
+def test_the_catalogs_own_clients_stay_as_they_are(run: Any, catalog: Catalog) -> None:
+    uid = processed(run).start["uid"]
+    assert "time" in catalog.processed[uid]["xrf"].read().dims
+    assert "time" in run.parent.parent["processed"][uid]["xrf"].read().dims
+
+
 def test_a_catalog_that_is_not_there_is_named(run: Any) -> None:
     with pytest.raises(KeyError, match="no catalog 'elsewhere' beside that of scan 17"):
         processed(run, "elsewhere")
