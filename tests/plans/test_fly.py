@@ -17,6 +17,7 @@ import hdf5plugin  # noqa: F401 - registers bitshuffle
 import numpy as np
 import pytest
 from bluesky import RunEngine
+from bluesky.suspenders import SuspendBoolHigh
 from bluesky.utils import ProgressBarManager, RunEngineInterrupted
 from ophyd import Signal
 
@@ -221,7 +222,7 @@ def test_the_progress_bar_counts_the_whole_scan_and_goes_away(flight: Flight, ca
 def test_a_deferred_pause_waits_for_the_end_of_the_line_and_loses_nothing(flight: Flight) -> None:
     thread = flight.meanwhile(lambda: flight.RE.request_pause(defer=True))
     with pytest.raises(RunEngineInterrupted):
-        flight.RE(flight.plan())
+        flight.RE(flight.plan(dwell=0.03))
     thread.join()
     assert flight.RE.state == "paused"
     assert flight.pilc.frames() == 2 * COLUMNS
@@ -236,6 +237,7 @@ def test_an_immediate_pause_flies_the_line_again_keeps_both_and_says_so(flight: 
     with pytest.raises(RunEngineInterrupted):
         flight.RE(flight.plan(dwell=0.03))
     thread.join()
+    eventually(lambda: flight.pilc.line is not None and flight.pilc.line.done, "the line's last rows are drained")
     kept = flight.pilc.frames() - COLUMNS
     assert 3 <= kept < COLUMNS
     flight.RE.resume()
@@ -245,6 +247,23 @@ def test_an_immediate_pause_flies_the_line_again_keeps_both_and_says_so(flight: 
     assert f"line 2 of {ROWS}: interrupted after {kept} of {COLUMNS} points, flown again; both are kept." in said
     x = flight.positions()[:, 0]
     np.testing.assert_allclose(x[COLUMNS : COLUMNS + kept], x[COLUMNS + kept : COLUMNS + 2 * kept], atol=0.02)
+    flight.assert_idle()
+
+
+def test_a_suspender_flies_the_line_again_by_itself(flight: Flight) -> None:
+    beam_off = Signal(name="beam_off", value=0)
+    flight.RE.install_suspender(SuspendBoolHigh(beam_off))
+
+    def trip() -> None:
+        beam_off.put(1)
+        eventually(lambda: flight.pilc.interrupted, "the line is interrupted")
+        beam_off.put(0)
+
+    thread = flight.meanwhile(trip)
+    flight.RE(flight.plan(dwell=0.03))
+    thread.join()
+    assert flight.stop["exit_status"] == "success"
+    assert flight.count() == flight.eiger.frames() > POINTS
     flight.assert_idle()
 
 
