@@ -215,7 +215,8 @@ def _client(run: Any) -> Any:
 
 
 def _short(run: Any) -> str:
-    return f"scan {run.start.get('scan_id', '?')} ({run.start['uid'][:8]})"
+    short = run.start["uid"][:8]
+    return f"scan {run.start['scan_id']} ({short})" if "scan_id" in run.start else f"run {short}"
 
 
 def _headline(run: Any) -> tuple[str, str]:
@@ -223,7 +224,7 @@ def _headline(run: Any) -> tuple[str, str]:
     when = datetime.fromtimestamp(start["time"]).isoformat(" ", "minutes")
     ended = stop.get("exit_status", "running")
     words = [start["uid"], start.get("plan_name", "no plan"), when, ended]
-    return f"scan {start.get('scan_id', '?')}", " · ".join(words)
+    return f"scan {start['scan_id']}" if "scan_id" in start else "run", " · ".join(words)
 
 
 def _how(start: Mapping[str, Any]) -> str:

@@ -40,13 +40,13 @@ def plot_map(run: Any, name: str, ax: Axes | None = None, *, cmap: str = "viridi
     reduced = processed(run)
     there = columns(reduced)
     if name not in there:
-        raise KeyError(f"scan {reduced.start.get('scan_id', '?')} has no {name!r}; it has {_listed(there)}")
+        raise KeyError(f"{scan(reduced.start)} has no {name!r}; it has {_listed(there)}")
     stream = reduced[there[name]]
     names = position_names(reduced.start)
     keys = stream.metadata["data_keys"]
     if names is None or not set(names) <= set(keys):
         raise KeyError(
-            f"scan {reduced.start.get('scan_id', '?')}: {there[name]} has no measured positions"
+            f"{scan(reduced.start)}: {there[name]} has no measured positions"
             f"{f' {names[0]}, {names[1]}' if names else ''}; add a recipe 'columns' on the position card, or plot "
             f"processed(run)[{there[name]!r}].read()[{name!r}] against frame"
         )
@@ -145,9 +145,18 @@ def position_label(key: Mapping[str, Any], name: str) -> str:
     return label({"units": key.get("units") or "um"}, name)
 
 
+def scan(start: Mapping[str, Any]) -> str:
+    """Return what a person calls a run.
+
+    >>> scan({"scan_id": 17}), scan({"uid": "3c85db75-619c"})
+    ('scan 17', 'run 3c85db75')
+    """
+    return f"scan {start['scan_id']}" if "scan_id" in start else f"run {start['uid'][:8]}"
+
+
 def title(start: Mapping[str, Any], name: str) -> str:
     """Return a map's title: the scan, its plan, what is drawn."""
-    words = [f"scan {start.get('scan_id', '?')}", start.get("plan_name"), name]
+    words = [scan(start), start.get("plan_name"), name]
     return " · ".join(str(word) for word in words if word)
 
 

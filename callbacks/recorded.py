@@ -39,7 +39,7 @@ class Frames:
 
 
 class Writer(Protocol):
-    """Records documents; :func:`~haltere.callbacks.buffer.raw_writer` is one."""
+    """Records documents; :func:`~haltere.callbacks.catalog.raw_writer` is one."""
 
     def __call__(self, name: str, doc: Document) -> None:
         """Take a document."""
