@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from hashlib import blake2b
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -18,6 +17,7 @@ from .broker_batch import Held, Key, State
 from .broker_peers import Lease, Peer, Peers
 from .broker_queue import Queue
 from .broker_rings import Rings
+from .broker_runs import Runs
 from .broker_stream import Stream
 from .broker_waiting import Waiting
 from .wire.messages import (
@@ -40,13 +40,10 @@ from .wire.messages import (
     StatusReply,
     StreamOpen,
     Welcome,
-    encode,
 )
 
 SINK: Final = b"\0sink"
 """The sink's address; no peer can have it, because ZeroMQ's own identities have five bytes and others no leading 0."""
-
-MAX_RUNS: Final = 64
 
 
 class Send(NamedTuple):
@@ -76,27 +73,6 @@ class Times:
     """That a complete run is remembered."""
 
 
-@dataclass(slots=True)
-class Run:
-    """A run that the sink told of."""
-
-    processed: str
-    totals: dict[str, int] | None = None
-    streams: list[Key] = field(default_factory=list)
-    complete_at: float | None = None
-    seen: set[bytes] = field(default_factory=set)
-    """Digests of its control messages: has every one come?"""
-    closed_at: int = 0
-    """How often the sink had told everything when the run was closed."""
-    told_at: int = 0
-    """How often it had when it last spoke of the run."""
-
-
-def _digest(message: RunOpen | StreamOpen | Expect | RunClose) -> bytes:
-    """Return what tells messages apart; said again by another dispatcher only the serial differs."""
-    return blake2b(encode(msgspec.structs.replace(message, serial=0)), digest_size=12).digest()
-
-
 class BrokerCore:
     """Frames and files in, work out.
 
@@ -112,8 +88,7 @@ class BrokerCore:
         self.epoch = epoch
         self.times = times
         self.peers = Peers(lease=times.lease, liveness=times.liveness)
-        self.runs: dict[str, Run] = {}
-        self.streams: dict[Key, Stream] = {}
+        self.runs = Runs(late=times.late, quiet=times.quiet, keep=times.keep)
         self.counts: Counter[str] = Counter()
         """What was refused, lost or let go, by its reason."""
         self._token = epoch
@@ -124,8 +99,6 @@ class BrokerCore:
         self._queue = Queue()
         self._heard_sink = float("-inf")
         self._asked_sink = float("-inf")
-        self._ask = True
-        self._tellings = 0
         self._beaten = float("-inf")
         self._of_sink: dict[type[Message], Callable[..., list[Send]]] = {
             RunOpen: self._run_open,
@@ -152,15 +125,9 @@ class BrokerCore:
         """Take a message; :meth:`pump` then says what work can go."""
         if peer == SINK:
             self._heard_sink = now
-            if isinstance(message, StreamOpen | Expect | RunClose) and message.run not in self.runs:
-                self._ask = True  # its RUN_OPEN was lost
-                return []
             of_sink = self._of_sink.get(type(message))
             if of_sink is not None:
-                out = of_sink(message, now)
-                if isinstance(message, RunOpen | StreamOpen | Expect | RunClose):
-                    self.runs[message.run].seen.add(_digest(message))
-                return out
+                return of_sink(message, now)
         else:
             of_peer = self._of_peers.get(type(message))
             if of_peer is not None:
@@ -170,7 +137,7 @@ class BrokerCore:
 
     def sink_connected(self) -> None:
         """Take word that the connection to the sink is there (again): it has to be told who is here."""
-        self._ask = True
+        self.runs.lacking = True
 
     def unreachable(self, peer: bytes, message: Message, now: float) -> None:
         """Take back a message that couldn't be delivered: the transport knows the peer no more."""
@@ -190,10 +157,11 @@ class BrokerCore:
             self.peers.end(lease, now)
             self._give_back([lease], -1)
         self._let_go(self._waiting.expired(now))
-        for stream in self.streams.values():
+        for stream in self.runs.streams:
             for number in stream.scan(now, self._queue.room(stream.key)):
                 self._enqueue(stream, number)
-        self._forget(now)
+        for uid in self.runs.stale(now):
+            self._forget(uid, now)
         if now - self._beaten >= self.times.beat:
             self._beaten = now
             out += [Send(peer.peer, self._welcome()) for peer in self.peers.of("worker")]
@@ -209,88 +177,48 @@ class BrokerCore:
     # --- from the sink ----------------------------------------------------------------------------------------------
 
     def _sink_welcome(self, message: Welcome, now: float) -> list[Send]:
-        """Begin to hear everything: each open run's messages follow, and what of it is done."""
-        self._ask |= not message.lease_ms
-        if message.lease_ms:
-            self._tellings += 1
-            # Twice not mentioned: it is complete, and the DONE that would have said so was lost.
-            for uid in [uid for uid, run in self.runs.items() if self._tellings - run.told_at > 2]:
-                self.counts["runs that the sink closed unheard"] += 1
-                self._forget_run(uid, now)
+        for uid in self.runs.welcome(message):
+            self.counts["runs that the sink closed unheard"] += 1
+            self._forget(uid, now)
         return []
 
     def _run_open(self, message: RunOpen, now: float) -> list[Send]:
-        known = self.runs.get(message.run)
-        if known is not None and known.processed != message.processed:
-            self._forget_run(message.run, now)  # the same raw run, by other recipes
-        if message.run not in self.runs:
-            self._make_room(now)
-            self.runs[message.run] = Run(message.processed)
-        self.runs[message.run].told_at = self._tellings
+        before = self.runs.opening(message)
+        if before is not None:
+            self.counts["runs let go"] += 1
+            self._forget(before, now)
+        self.runs.open(message)
         return []
 
     def _stream_open(self, message: StreamOpen, now: float) -> list[Send]:
-        run = self.runs[message.run]
-        key = Key(message.run, message.stream, message.cfg)
-        if key in self.streams:
-            return []
-        stream = self.streams[key] = Stream(message, now, late=self.times.late, quiet=self.times.quiet)
-        run.streams.append(key)
-        run.complete_at = None
-        self._ask = True  # what of it is done already? nothing is dispatched before
-        if run.totals is not None:
-            stream.close(run.totals.get(message.stream, 0), now)
-        if message.live is None:
-            return []
+        stream = self.runs.open_stream(message, now)
         lane = message.live
-        self._series[lane.endpoint, lane.series] = key
+        if stream is None or lane is None:
+            return []
+        self._series[lane.endpoint, lane.series] = stream.key
         self._endpoints[lane.endpoint] = lane.protocol
-        out = [Send(peer.peer, Connect(lane.endpoint, lane.protocol)) for peer in self.peers.of("ingest")]
         for waited in self._waiting.claim(lane.endpoint, lane.series):
             if isinstance(waited, Frames):
                 self._arrive(stream, waited, now)
             else:
                 stream.lane.drop(waited.ranges, waited.reason, now)
-        return out
+        return [Send(peer.peer, Connect(lane.endpoint, lane.protocol)) for peer in self.peers.of("ingest")]
 
     def _expect(self, message: Expect, now: float) -> list[Send]:
-        for stream in self._named(message.run, message.stream):
-            stream.expect(message, now)
+        self.runs.expect(message, now)
         return []
 
     def _run_close(self, message: RunClose, now: float) -> list[Send]:
-        run = self.runs[message.run]
-        if run.totals is not None:
-            return []
-        run.totals = {total.stream: total.n for total in message.totals}
-        run.closed_at = self._tellings
-        for key in run.streams:
-            stream = self.streams[key]
-            stream.close(run.totals.get(key.stream, stream.files.expected.end), now)
+        for stream in self.runs.close(message, now):
             self._collect(stream)
-            # Before a frame is called lost the sink has to say that every EXPECT has come.
-            self._ask |= not stream.files.covered.covers(0, stream.total or 0)
         return []
 
     def _done(self, message: Done, now: float) -> list[Send]:
-        stream = self.streams.get(Key(message.run, message.stream, message.cfg))
-        if stream is None:
-            self._ask |= message.full and message.run not in self.runs  # it is open, and its RUN_OPEN was lost
-            return []
-        run = self.runs[message.run]
-        finished = set(stream.finish(message.ranges, full=message.full))
-        if message.full:
-            lacking = message.controls > len(run.seen)
-            self._ask |= lacking
-            # A sink that doesn't count has to have told everything twice: once the connection may have broken off.
-            told = message.controls > 0 or self._tellings > run.closed_at + 1
-            stream.confirmed |= run.totals is not None and told and not lacking
-        self._collect(stream)
-        if finished:
-            for peer in self.peers.of("worker"):
-                for lease in list(peer.leases.values()):
-                    if lease.key == stream.key and lease.number in finished:
-                        self.peers.end(lease, now)
+        known = self.runs.done(message)
+        if known is not None:
+            stream, finished = known
+            self._collect(stream)
+            self.peers.finish(stream.key, finished, now)
         return []
 
     # --- from the ingest --------------------------------------------------------------------------------------------
@@ -298,11 +226,11 @@ class BrokerCore:
     def _frames(self, peer: bytes, message: Frames, now: float) -> list[Send]:
         out = self._met(peer, now)
         self._rings.met(message.ring, peer)
-        key = self._series.get((message.endpoint, message.series))
-        if key is None:
+        stream = self._streamed(message)
+        if stream is None:
             self._let_go(self._waiting.put(message, now))
         else:
-            self._arrive(self.streams[key], message, now)
+            self._arrive(stream, message, now)
         return out
 
     def _arrive(self, stream: Stream, message: Frames, now: float) -> None:
@@ -318,11 +246,11 @@ class BrokerCore:
         self._collect(stream)
 
     def _dropped(self, peer: bytes, message: Dropped, now: float) -> list[Send]:
-        key = self._series.get((message.endpoint, message.series))
-        if key is None:
+        stream = self._streamed(message)
+        if stream is None:
             self._waiting.put(message, now)
         else:
-            self.streams[key].lane.drop(message.ranges, message.reason, now)
+            stream.lane.drop(message.ranges, message.reason, now)
         return self._met(peer, now)
 
     # --- from the workers -------------------------------------------------------------------------------------------
@@ -360,7 +288,7 @@ class BrokerCore:
             return []
         self.counts["NACK"] += 1
         self.peers.end(lease, now)
-        stream = self.streams.get(lease.key)
+        stream = self.runs.stream(lease.key)
         if stream is not None:
             stream.refuse(lease.number, message, now)
             self._again(lease, stream, now)
@@ -390,18 +318,18 @@ class BrokerCore:
         known.heard = now
         return []
 
-    def _named(self, run: str, stream: str) -> list[Stream]:
-        known = self.runs.get(run)
-        return [self.streams[key] for key in known.streams if key.stream == stream] if known else []
+    def _streamed(self, message: Frames | Dropped) -> Stream | None:
+        key = self._series.get((message.endpoint, message.series))
+        return None if key is None else self.runs.stream(key)
 
     def _sync(self, now: float) -> list[Send]:
         """Ask the sink to tell everything: at the start, when something is lacking, when it is silent, now and then."""
         since = now - self._asked_sink
         silent = now - self._heard_sink >= self.times.silent
-        asked = self._ask and since >= self.times.beat / 5
+        asked = self.runs.lacking and since >= self.times.beat / 5
         if asked or since >= self.times.sync or (silent and since >= self.times.silent):
             self._asked_sink = now
-            self._ask = False
+            self.runs.lacking = False
             return [Send(SINK, Hello(VERSION, "broker", "broker", self.epoch))]
         return []
 
@@ -421,9 +349,9 @@ class BrokerCore:
 
     def _give(self, peer: Peer, now: float) -> list[Send]:
         key, number = self._queue.take(self.peers.leases, self.peers.out_of_files)
-        stream = self.streams[key]
-        work = stream.work(number, self._token + 1)
-        if work is None:
+        stream = self.runs.stream(key)
+        work = None if stream is None else stream.work(number, self._token + 1)
+        if stream is None or work is None:
             return []  # done meanwhile
         self._token += 1
         self.peers.assign(Lease(self._token, peer.peer, key, number, from_files=not work.ring), now)
@@ -439,7 +367,7 @@ class BrokerCore:
 
     def _give_back(self, leases: list[Lease], busy: int) -> None:
         for lease in reversed(leases):  # so that the first sent is the first to go again
-            stream = self.streams.get(lease.key)
+            stream = self.runs.stream(lease.key)
             if stream is not None:
                 stream.give_back(lease.number, suspect=lease.token == busy)
                 self._again(lease, stream, None)
@@ -451,53 +379,27 @@ class BrokerCore:
         if batch is not None and batch.state is State.OPEN and (now is None or stream.ready(lease.number, now)):
             self._enqueue(stream, lease.number, first=True)
 
-    def _make_room(self, now: float) -> None:
-        """Let the oldest run go that nothing is held or leased of, if there are too many."""
-        if len(self.runs) < MAX_RUNS:
-            return
-        idle = [uid for uid, run in self.runs.items() if all(not self.streams[key].batches for key in run.streams)]
-        self.counts["runs let go"] += 1
-        self._forget_run(idle[0] if idle else next(iter(self.runs)), now)
-
-    def _forget(self, now: float) -> None:
-        for uid, run in list(self.runs.items()):
-            if not self._complete(run):
-                run.complete_at = None
-            elif run.complete_at is None:
-                run.complete_at = now
-            elif now - run.complete_at > self.times.keep:
-                self._forget_run(uid, now)
-
-    def _complete(self, run: Run) -> bool:
-        return run.totals is not None and all(self.streams[key].complete for key in run.streams)
-
-    def _forget_run(self, uid: str, now: float) -> None:
-        for key in self.runs.pop(uid).streams:
-            self._queue.forget(key)
-            stream = self.streams.pop(key)
-            stream.release()
+    def _forget(self, uid: str, now: float) -> None:
+        for stream in self.runs.forget(uid):
             self._collect(stream)
-            for peer in self.peers.of("worker"):
-                peer.told.discard(key)
-                for lease in [each for each in peer.leases.values() if each.key == key]:
-                    self.peers.end(lease, now)
-        self._series = {lane: key for lane, key in self._series.items() if key in self.streams}
+            self._queue.forget(stream.key)
+            self.peers.forget(stream.key, now)
+        self._series = {lane: key for lane, key in self._series.items() if self.runs.stream(key) is not None}
 
     # --- accounts ---------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> dict[str, Any]:
         """Return how things stand, as plain data; only the last 8 runs, because an answer is bounded."""
-        recent = list(self.runs)[-8:]
         return {
             "role": "broker",
             "epoch": self.epoch,
             "runs": {
                 uid: {
-                    "closed": self.runs[uid].totals is not None,
-                    "complete": self._complete(self.runs[uid]),
-                    "streams": {key.stream: self.streams[key].summary() for key in self.runs[uid].streams[:12]},
+                    "closed": run.totals is not None,
+                    "complete": run.complete,
+                    "streams": {stream.key.stream: stream.summary() for stream in run.streams[:12]},
                 }
-                for uid in recent
+                for uid, run in list(self.runs)[-8:]
             },
             "workers": {
                 peer.name: {
@@ -511,7 +413,7 @@ class BrokerCore:
             },
             "ingests": [peer.name for peer in self.peers.of("ingest")][:16],
             "queued": self._queue.summary(),
-            "ring_bytes": sum(stream.held_bytes for stream in self.streams.values()),
+            "ring_bytes": sum(stream.held_bytes for stream in self.runs.streams),
             "unclaimed": len(self._waiting),
             "orphans": self._rings.orphans,
             "counts": dict(self.counts),

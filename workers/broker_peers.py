@@ -175,6 +175,19 @@ class Peers:
             peer.leases.pop(lease.token, None)
             peer.progress = now
 
+    def finish(self, key: Key, numbers: set[int], now: float) -> None:
+        """End the leases of these batches: they are on disk."""
+        for peer in self.of("worker") if numbers else ():
+            for lease in [each for each in peer.leases.values() if each.key == key and each.number in numbers]:
+                self.end(lease, now)
+
+    def forget(self, key: Key, now: float) -> None:
+        """Forget a stream, and the leases of it."""
+        for peer in self.of("worker"):
+            peer.told.discard(key)
+            for lease in [each for each in peer.leases.values() if each.key == key]:
+                self.end(lease, now)
+
     def lose(self, peer: bytes) -> list[Lease]:
         """Forget a peer; return the leases that end by it, the first sent first."""
         known = self._peers.pop(peer, None)

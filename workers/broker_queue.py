@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterator
 from typing import Final
 
 from .broker_batch import Key
@@ -28,6 +29,9 @@ class Queue:
 
     def __len__(self) -> int:
         return len(self._live) + len(self._files)
+
+    def __iter__(self) -> Iterator[tuple[Key, int]]:
+        return iter((*self._live, *self._files))
 
     def room(self, key: Key) -> int:
         """Return how many more of a stream's batches may wait to be read from files."""

@@ -1,0 +1,184 @@
+"""What the sink has told the broker: runs, their streams, and whether anything of it was lost on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Final
+
+import msgspec
+
+from .broker_batch import Key
+from .broker_stream import Stream
+from .wire.messages import Done, Expect, RunClose, RunOpen, StreamOpen, Welcome, encode
+
+Control = RunOpen | StreamOpen | Expect | RunClose
+
+MAX_RUNS: Final = 64
+
+
+@dataclass(slots=True)
+class Run:
+    """A run that the sink told of."""
+
+    processed: str
+    totals: dict[str, int] | None = None
+    streams: list[Stream] = field(default_factory=list)
+    complete_at: float | None = None
+    seen: set[bytes] = field(default_factory=set)
+    """Digests of its control messages: has every one come?"""
+    closed_at: int = 0
+    """How often the sink had told everything when the run was closed."""
+    told_at: int = 0
+    """How often it had when it last spoke of the run."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether it is closed and every frame of it is on disk."""
+        return self.totals is not None and all(stream.complete for stream in self.streams)
+
+
+class Runs:
+    """The runs that are open, and for a while those that are complete.
+
+    Parameters
+    ----------
+    late, quiet
+        See :class:`~.broker_lane.Lane`.
+    keep
+        Seconds that a complete run is remembered.
+    """
+
+    def __init__(self, *, late: float, quiet: float, keep: float) -> None:
+        self.lacking = True
+        """Something wasn't heard, or may not have been: the sink is to tell everything."""
+        self._late = late
+        self._quiet = quiet
+        self._keep = keep
+        self._runs: dict[str, Run] = {}
+        self._streams: dict[Key, Stream] = {}
+        self._tellings = 0
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __iter__(self) -> Iterator[tuple[str, Run]]:
+        return iter(list(self._runs.items()))
+
+    @property
+    def streams(self) -> list[Stream]:
+        """Every stream of every run."""
+        return list(self._streams.values())
+
+    def stream(self, key: Key) -> Stream | None:
+        """Return a stream by its key."""
+        return self._streams.get(key)
+
+    def welcome(self, message: Welcome) -> list[str]:
+        """Begin to hear everything: each open run's messages follow. Return the runs that are to be forgotten."""
+        if not message.lease_ms:
+            self.lacking = True
+            return []
+        self._tellings += 1
+        # Twice not spoken of: it is complete, and the DONE that would have said so was lost.
+        return [uid for uid, run in self._runs.items() if self._tellings - run.told_at > 2]
+
+    def opening(self, message: RunOpen) -> str | None:
+        """Return the run that is to be forgotten before this one is opened."""
+        known = self._runs.get(message.run)
+        if known is not None:
+            return message.run if known.processed != message.processed else None  # the same raw run, by other recipes
+        if len(self._runs) < MAX_RUNS:
+            return None
+        idle = (uid for uid, run in self._runs.items() if not any(stream.batches for stream in run.streams))
+        return next(idle, next(iter(self._runs)))
+
+    def open(self, message: RunOpen) -> None:
+        """Take note of a run."""
+        run = self._runs.setdefault(message.run, Run(message.processed))
+        run.told_at = self._tellings
+        run.seen.add(_digest(message))
+
+    def open_stream(self, message: StreamOpen, now: float) -> Stream | None:
+        """Take note of a stream; return it if it is new."""
+        run = self._known(message)
+        key = Key(message.run, message.stream, message.cfg)
+        if run is None or key in self._streams:
+            return None
+        stream = self._streams[key] = Stream(message, now, late=self._late, quiet=self._quiet)
+        run.streams.append(stream)
+        run.complete_at = None
+        self.lacking = True  # what of it is done already? nothing is dispatched before that is known
+        if run.totals is not None:
+            stream.close(run.totals.get(message.stream, 0), now)
+        return stream
+
+    def expect(self, message: Expect, now: float) -> None:
+        """Take note of frames that exist."""
+        run = self._known(message)
+        for stream in run.streams if run is not None else []:
+            if stream.key.stream == message.stream:
+                stream.expect(message, now)
+
+    def close(self, message: RunClose, now: float) -> list[Stream]:
+        """Take note of a run's end; return its streams."""
+        run = self._known(message)
+        if run is None or run.totals is not None:
+            return []
+        run.totals = {total.stream: total.n for total in message.totals}
+        run.closed_at = self._tellings
+        for stream in run.streams:
+            stream.close(run.totals.get(stream.key.stream, stream.files.expected.end), now)
+            # Before a frame is called lost the sink has to say that every EXPECT has come.
+            self.lacking |= not stream.files.covered.covers(0, stream.total or 0)
+        return run.streams
+
+    def done(self, message: Done) -> tuple[Stream, set[int]] | None:
+        """Take note of what is on disk; return the stream, and which of its batches are done by it."""
+        run = self._runs.get(message.run)
+        stream = self._streams.get(Key(message.run, message.stream, message.cfg))
+        if run is None or stream is None:
+            self.lacking |= message.full  # it is open, and was never heard of here
+            return None
+        finished = set(stream.finish(message.ranges, full=message.full))
+        if message.full:
+            lacking = message.controls > len(run.seen)
+            self.lacking |= lacking
+            # A sink that doesn't count has to have told everything twice: once the connection may have broken off.
+            told = message.controls > 0 or self._tellings > run.closed_at + 1
+            stream.confirmed |= run.totals is not None and told and not lacking
+        return stream, finished
+
+    def stale(self, now: float) -> list[str]:
+        """Return the runs that have been complete for long."""
+        found = []
+        for uid, run in self._runs.items():
+            if not run.complete:
+                run.complete_at = None
+            elif run.complete_at is None:
+                run.complete_at = now
+            elif now - run.complete_at > self._keep:
+                found.append(uid)
+        return found
+
+    def forget(self, uid: str) -> list[Stream]:
+        """Forget a run; return its streams, their blocks let go."""
+        streams = self._runs.pop(uid).streams
+        for stream in streams:
+            del self._streams[stream.key]
+            stream.release()
+        return streams
+
+    def _known(self, message: StreamOpen | Expect | RunClose) -> Run | None:
+        run = self._runs.get(message.run)
+        if run is None:
+            self.lacking = True  # its RUN_OPEN was lost
+        else:
+            run.seen.add(_digest(message))
+        return run
+
+
+def _digest(message: Control) -> bytes:
+    """Return what tells messages apart; said again by another dispatcher only the serial differs."""
+    return blake2b(encode(msgspec.structs.replace(message, serial=0)), digest_size=12).digest()
