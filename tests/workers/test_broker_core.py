@@ -135,6 +135,15 @@ def test_nothing_goes_before_the_sink_has_said_what_is_done(bench: Bench) -> Non
     assert [work.first for work in bench.work()] == [4]
 
 
+def test_news_of_what_is_done_is_not_yet_all_that_is_done(bench: Bench) -> None:
+    bench.open(synced=False)
+    bench.worker()
+    bench.frames(*range(8))
+    bench.done([(4, 8)])
+    bench.wait(0.1)
+    assert bench.work() == []
+
+
 def test_a_batch_that_is_in_the_ring_goes_without_a_document(bench: Bench) -> None:
     bench.open()
     bench.worker()
@@ -450,6 +459,22 @@ def test_a_worker_gets_no_more_than_its_credit_however_often_it_says_it(bench: B
     assert len(bench.work()) == 2
     bench.hear(b"w", Credit(1, 3))
     assert len(bench.work()) == 1
+
+
+def test_credit_of_a_former_life_of_the_worker_counts_for_nothing(bench: Bench) -> None:
+    bench.open()
+    bench.frames(*range(40))
+    bench.worker(credit=0, session=2)
+    bench.hear(b"w", Credit(1, 100))
+    assert bench.work() == []
+
+
+def test_tokens_go_on_from_the_epoch_so_that_no_two_brokers_share_one(bench: Bench) -> None:
+    bench.open()
+    bench.worker()
+    bench.frames(0, 1, 2, 3)
+    (work,) = bench.work()
+    assert work.token > bench.core.epoch
 
 
 def test_workers_take_turns(bench: Bench) -> None:
