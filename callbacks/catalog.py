@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Event
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from bluesky_tiled_plugins import CatalogOfBlueskyRuns
 
     from .buffer import FlushableBuffer
+
+log = logging.getLogger(__name__)
 
 
 class Catalog:
@@ -102,6 +107,25 @@ class Catalog:
     def processed(self) -> CatalogOfBlueskyRuns:
         """What was reduced from it."""
         return self._client("processed")
+
+    def wait_processed(self, uid: str, timeout: float) -> bool:
+        """Wait until the recorder has written the processed run ``uid`` to its stop document; False after ``timeout``.
+
+        Raises
+        ------
+        PoolError
+            Nobody answers any more.
+        """
+        deadline = monotonic() + timeout
+        pause = Event()
+        while monotonic() < deadline:
+            try:
+                if self.processed[uid].metadata.get("stop"):
+                    return True
+            except KeyError:
+                log.debug("run %s isn't in the catalog yet", uid)
+            pause.wait(0.1)  # the catalog tells nobody that a run has ended
+        return False
 
     @property
     def pid(self) -> int:

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
+import msgspec
 from bluesky.utils import FailedStatus, MsgGenerator
 
 from ..devices.assets import FlyInfo, LineInfo
@@ -17,6 +18,7 @@ from ..devices.eiger import Eiger
 from ..devices.pilc import PiLC
 from ..devices.stage import StageAxis
 from ..devices.xspress3 import Xspress3
+from ..workers import recipes
 from ..workers.errors import DetectorError, SettingsError
 from .trajectory import Grid, Line
 
@@ -97,6 +99,8 @@ def fly_grid(
     ------
     SettingsError
         Before the run opens: an argument can't be. It says which and what would be.
+    ReductionError
+        Before the run opens: one of ``md["recipes"]`` can't be.
     DetectorError
         An instrument is off, refused, or missed triggers.
     """
@@ -127,8 +131,11 @@ def fly_grid(
         )
         for line in grid.lines
     ]  # fmt: skip
+    md = dict(md or {})
+    if "recipes" in md:
+        md["recipes"] = [msgspec.to_builtins(recipe) for recipe in recipes.parse(md["recipes"])]
     scan = _GridScan(flyers, pilc, slow_motor, fast_motor, grid, info, lines)
-    uid: str | None = yield from scan.plan({**start_document(scan), **(md or {})})
+    uid: str | None = yield from scan.plan({**start_document(scan), **md})
     return uid
 
 

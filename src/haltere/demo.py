@@ -89,9 +89,8 @@ def fly(session: Session, options: Options, progress: Callable[[Session], Listen
         )
     )
     # As long again as the scan took, and a margin for a loaded machine: the backfill reads while it reduces.
-    stop = session.follower.wait(raw_uid, timeout=120 + 4 * points * options.dwell)
+    stop = session.wait(raw_uid, timeout=120 + 4 * points * options.dwell)
     wall = perf_counter() - began
-    session.raw_writer.flush(60)
     return outcome(raw_uid, stop, session.pool, wall, session.directory / "catalog")
 
 

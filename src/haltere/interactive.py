@@ -70,6 +70,7 @@ def namespace(shell: InteractiveShell | None = None, **settings: Any) -> dict[st
         "processed": processed,
         "plot_map": plot_map,
         "LiveMap": LiveMap,
+        "wait": session.wait,
         "follow": session.follower.subscribe,
         "bp": bp,
         "bps": bps,

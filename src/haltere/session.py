@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.resources import as_file, files
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from .workers.assets import AssetStore
 from .workers.errors import HaltereError
@@ -23,6 +23,9 @@ from .workers.pool import Chaos, Endpoints, Pool, make_folder
 from .workers.process import Process
 from .workers.recipes import Recipe
 from .workers.settings import BeamlineSettings, Settings
+
+RECORDED: Final = 60.0
+"""s in which what was measured or reduced must have come into the catalog."""
 
 if TYPE_CHECKING:
     from bluesky import RunEngine
@@ -86,6 +89,27 @@ class Session:
         """Run a plan and return the uids of its runs."""
         result = self.RE(plan)
         return result if isinstance(result, tuple) else result.run_start_uids
+
+    def wait(self, run: str | None = None, timeout: float = 600.0) -> dict[str, Any]:
+        """Wait until a raw run is reduced and both runs are in the catalog; return the processed run's stop document.
+
+        Parameters
+        ----------
+        run
+            Its uid; by default the last one's.
+        timeout
+            s.
+
+        Raises
+        ------
+        TimeoutError
+            It isn't after ``timeout`` seconds.
+        """
+        run = run or str(self.db[-1].start["uid"])
+        stop = self.follower.wait(run, timeout)
+        if not self.raw_writer.flush(RECORDED) or not self.catalog.wait_processed(stop["run_start"], RECORDED):
+            raise TimeoutError(f"run {run} is reduced, but after {RECORDED:.0f} s it isn't whole in the catalog")
+        return stop
 
     @classmethod
     def start(cls, settings: Settings, *, recording: Recording | None = None, chaos: Chaos | None = None) -> Self:
@@ -162,6 +186,8 @@ class Session:
         follower = Follower(pool.endpoints.recorder)
         stack.callback(follower.close)
         engine.subscribe(writer)
+        # When the prompt comes back, db[-1] is the scan that just ended, with all its frames.
+        engine.subscribe(lambda name, doc: writer.flush(RECORDED), "stop")
         engine.subscribe(dispatcher)
         return cls(
             settings=settings,

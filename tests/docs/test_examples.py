@@ -28,18 +28,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Start a session; return what its prompt knows."""
     matplotlib.use("agg")
     found = namespace(directory=tmp_path_factory.mktemp("session") / "data")
-    session, engine = found["session"], found["RE"]
-
-    def patient(plan: Any) -> Any:
-        """Fly; then take the moment that a person takes between two lines: until the catalog has all of it."""
-        uids = engine(plan)
-        assert session.raw_writer.flush(60)
-        for uid in uids:
-            if session.dispatcher.recipes and found["db"][uid].start.get("recipes", True):
-                session.follower.wait(uid, timeout=60)
-        return uids
-
-    yield {**found, "RE": patient}
+    yield found
     found["session"].close()
 
 

@@ -223,7 +223,7 @@ class Frames(Message, frozen=True, tag="FRAMES"):
 
 
 class Dropped(Message, frozen=True, tag="DROPPED"):
-    """Frames of ``series`` came and were let go: ``reason`` is e.g. ``"ring full"`` or ``"chaos"``."""
+    """Frames of ``series`` came and were let go: ``reason`` is e.g. ``"ring-full"`` or ``"chaos"``."""
 
     endpoint: Annotated[str, Meta(max_length=256)]
     series: Serial
