@@ -52,6 +52,7 @@ CAP: Final = 500
 """Characters in a reason."""
 
 StreamKey = tuple[str, str, str]
+Build = Callable[[RecipeSpec], Reducer]
 
 
 @dataclass(slots=True)
@@ -125,6 +126,8 @@ class Reducing:
         The folders that frames may be read from.
     say
         Told of each frame before it is touched, if frames go one by one.
+    build
+        Gives a recipe's reducer.
     """
 
     def __init__(
@@ -132,7 +135,7 @@ class Reducing:
         assets: Path,
         roots: Sequence[Path],
         say: Callable[[At], None],
-        build: Callable[[RecipeSpec], Reducer] = recipes.build,
+        build: Build = recipes.build,
     ) -> None:
         self._assets = assets
         self._reading = Reading(FrameReader(roots))
@@ -257,14 +260,14 @@ class ReducingSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     roots: list[str] = []
 
 
-def serve(channel: socket.socket, settings: ReducingSettings) -> None:
+def serve(channel: socket.socket, settings: ReducingSettings, build: Build) -> None:
     """Reduce what comes until the other end closes."""
 
     def send(record: Record, payload: Any = b"") -> None:
         for part in frame(record, payload):
             channel.sendall(part)
 
-    reducing = Reducing(Path(settings.assets), [Path(root) for root in settings.roots], send)
+    reducing = Reducing(Path(settings.assets), [Path(root) for root in settings.roots], send, build)
     unframer = Unframer()
     send(Ready())
     while data := channel.recv(1 << 18):
@@ -288,7 +291,7 @@ def die_with_parent(parent: int) -> None:
         sys.exit(1)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, build: Build = recipes.build) -> int:
     """Run until the worker closes the channel or dies."""
     (argument,) = sys.argv[1:] if argv is None else argv
     settings = msgspec.json.decode(argument, type=ReducingSettings)
@@ -298,7 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {settings.name} reducer %(levelname)s %(message)s")
     with socket.socket(fileno=settings.fd) as channel:
         try:
-            serve(channel, settings)
+            serve(channel, settings, build)
         except (BrokenPipeError, ConnectionResetError):
             return 0
     return 0
