@@ -278,8 +278,7 @@ def test_results_that_the_sink_did_not_take_are_sent_again(bench: Bench) -> None
 
 def test_frames_in_the_ring_are_reduced_live_and_their_blocks_come_back(bench: Bench) -> None:
     bench.worker("w1")
-    with Ring.create(1 << 16) as ring:
-        ingest = bench.context.socket(zmq.DEALER)
+    with Ring.create(1 << 16) as ring, bench.context.socket(zmq.DEALER) as ingest:
         ingest.linger = 0
         ingest.connect(bench.broker)
         ingest.send(encode(Hello(1, "ingest", "ingest", 1)))
