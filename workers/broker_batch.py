@@ -72,10 +72,9 @@ class Batch:
 
     def holds(self, frame: int, held: Held) -> bool:
         """Say whether this very block is held for the frame."""
-        mine = [each for each in self.spoiled if each.block.frame == frame]
-        if frame in self.held:
-            mine.append(self.held[frame])
-        return any((each.ring, each.block.offset) == (held.ring, held.block.offset) for each in mine)
+        if frame in self.held and _same(self.held[frame], held):
+            return True
+        return any(each.block.frame == frame and _same(each, held) for each in self.spoiled)
 
     def quarantined(self, frame: int) -> bool:
         """Say whether the frame isn't to be tried again."""
@@ -119,3 +118,7 @@ class Batch:
         else:
             for frame in missing:
                 self.give_up(frame, LOST, nack.reason)
+
+
+def _same(one: Held, other: Held) -> bool:
+    return one.block.offset == other.block.offset and one.ring == other.ring

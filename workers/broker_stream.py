@@ -69,7 +69,9 @@ class Stream:
         if frame in self.done:
             return self._duplicate(held)
         number = frame // self.size
-        batch = self.batches.setdefault(number, Batch())
+        batch = self.batches.get(number)
+        if batch is None:
+            batch = self.batches[number] = Batch()
         if batch.holds(frame, held):
             return None  # the ingest says again what it holds, to a broker that it thinks new
         if frame in batch.held or batch.state is State.LEASED or batch.quarantined(frame):
