@@ -67,7 +67,9 @@ class Stream:
             self.freed.append(held)
             return None
         if frame in self.done:
-            return self._duplicate(held)
+            self.duplicates += 1
+            self.freed.append(held)
+            return None
         number = frame // self.size
         batch = self.batches.get(number)
         if batch is None:
@@ -75,15 +77,13 @@ class Stream:
         if batch.holds(frame, held):
             return None  # the ingest says again what it holds, to a broker that it thinks new
         if frame in batch.held or batch.state is State.LEASED or batch.quarantined(frame):
-            return self._duplicate(held)
+            self.duplicates += 1
+            self.freed.append(held)
+            return None
         batch.absent.pop(frame, None)  # given up for lost, and it came after all
         batch.held[frame] = held
         whole = len(batch.held) == self.size and batch.state is State.OPEN
         return number if whole and self.ready(number, now) else None
-
-    def _duplicate(self, held: Held) -> None:
-        self.duplicates += 1
-        self.freed.append(held)
 
     def misfit(self, message: Frames) -> str | None:
         """Say how streamed frames differ from what the document announced; None if they don't."""

@@ -89,5 +89,9 @@ def unpack(specs: Sequence[ArraySpec], buffer: Any, frames: int | None = None) -
             raise WireError(f"{where}: {size} bytes at {spec.offset} don't fit a payload of {len(view)}")
         end = spec.offset + size
         array = np.frombuffer(view, dtype, count=prod(spec.shape), offset=spec.offset) if size else np.empty(0, dtype)
-        pieces.append(Piece(spec.recipe, spec.kind, spec.name, array.reshape(spec.shape)))
+        try:
+            array = array.reshape(spec.shape)
+        except ValueError:  # no bytes, but a shape that numpy can't count: (0, 2**31, 2**31, 2**31)
+            raise WireError(f"{where}: no array has shape {spec.shape}") from None
+        pieces.append(Piece(spec.recipe, spec.kind, spec.name, array))
     return pieces

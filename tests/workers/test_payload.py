@@ -51,6 +51,11 @@ def test_specs_from_a_stranger_are_refused_or_stay_within_the_buffer(specs: list
     assert sum(piece.array.nbytes for piece in pieces) <= len(buffer)
 
 
+def test_an_empty_array_of_an_impossible_shape_is_refused() -> None:
+    with pytest.raises(WireError, match="no array has shape"):
+        unpack([ArraySpec("r", "acc", "a", (0, 1030, 2055, 2062, 264156942), "<f8", 0)], b"")
+
+
 def test_overlapping_arrays_are_refused() -> None:
     specs = [ArraySpec("r", "acc", name, (2,), "<f8", 0) for name in "ab"]
     with pytest.raises(WireError, match="array r/b: 16 bytes at 0 don't fit"):
