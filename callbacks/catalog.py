@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Event
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlsplit
 
 from ..workers.errors import PoolError, SettingsError
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from .buffer import FlushableBuffer
 
 log = logging.getLogger(__name__)
+
+RAW_PERIOD: Final = 5.0
+"""s for which raw documents are gathered. Each of a scan's twenty data keys costs the server two requests a time."""
 
 
 class Catalog:
@@ -179,7 +182,7 @@ def raw_writer(catalog: Catalog) -> FlushableBuffer:
     from .buffer import FlushableBuffer
     from .rewriting import Rewriting
 
-    return FlushableBuffer(Rewriting(lambda: catalog.raw, batch_size=20))
+    return FlushableBuffer(Rewriting(lambda: catalog.raw, batch_size=20), period=RAW_PERIOD)
 
 
 def connect(uri: str, key: str) -> Any:

@@ -16,7 +16,7 @@ _serials = count(1)
 def ask(endpoint: str, timeout: float) -> dict[str, Any] | None:
     """Return what the process at ``endpoint`` says of itself; ``None`` if it says nothing for ``timeout`` seconds."""
     serial = next(_serials)
-    socket = zmq.Context.instance().socket(zmq.DEALER)
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     try:
         socket.setsockopt(zmq.LINGER, 0)
         socket.connect(endpoint)

@@ -30,6 +30,11 @@ def namespace(shell: InteractiveShell | None = None, **settings: Any) -> dict[st
     SystemExit
         Something can't be started; one line says what.
     """
+    try:
+        session = Session.start(load(**settings))
+    except HaltereError as error:
+        raise SystemExit(f"haltere: {error}") from None
+    # Imported here: the processes were starting while the session imported most of it.
     from bluesky import plan_stubs as bps
     from bluesky import plans as bp
 
@@ -38,10 +43,6 @@ def namespace(shell: InteractiveShell | None = None, **settings: Any) -> dict[st
     from .callbacks.plot import plot_map
     from .plans.fly import fly_grid
 
-    try:
-        session = Session.start(load(**settings))
-    except HaltereError as error:
-        raise SystemExit(f"haltere: {error}") from None
     atexit.register(session.close)
     log_to_file(session)
     if shell is not None and hasattr(shell, "register_magics"):

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import msgspec
+
 from .workers.assets import AssetStore
 from .workers.errors import HaltereError
 from .workers.pool import Chaos, Endpoints, Pool, make_folder
@@ -302,15 +304,21 @@ def connect(beamline: BeamlineSettings, data: Path) -> dict[str, Any]:
 def default_recipes(pool: Pool, model: str, recording: Recording) -> tuple[Recipe, ...]:
     """Return the recipes of the simulated beamline: diffraction patterns, element areas, positions."""
     from .devices.sim.eiger_geometry import default_poni
+    from .devices.sim.eiger_geometry import model as eiger_model
+    from .workers.reducers import geometry
     from .workers.reducers.azimuthal import recipe_params
     from .workers.reducers.fluorescence import recipe_params as basis_params
 
     store = AssetStore(pool.assets)
-    poni = default_poni(model) if recording.poni is None else recording.poni
+    if recording.poni is None:
+        # The shape is told, so that pyFAI needn't be loaded to look it up: a second of the session's start.
+        poni = msgspec.structs.replace(geometry.parse(default_poni(model)), shape=eiger_model(model).shape)
+    else:
+        poni = geometry.load(recording.poni)
     with as_file(files("haltere.devices.sim") / "demo_xrf.npz") as basis:
         xrf = basis_params(basis, store)
     return (
-        Recipe("xrd", "azimuthal", "eiger", recipe_params(poni=poni, bins=1000, unit="2th_deg")),
+        Recipe("xrd", "azimuthal", "eiger", recipe_params(msgspec.to_builtins(poni), bins=1000, unit="2th_deg")),
         Recipe("xrf", "fluorescence", "xspress3", xrf),
         Recipe("positions", "columns", "pilc"),
     )
@@ -333,6 +341,7 @@ def _start_catalog(directory: Path, readable: Sequence[Path]) -> Catalog:
 def _import_devices() -> None:
     import_module("haltere.plans.fly")
     import_module("haltere.devices.stage")
+    import_module("haltere.callbacks.access")
 
 
 __all__ = ["HaltereError", "Recording", "Session"]
