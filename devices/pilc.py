@@ -8,13 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from bluesky.utils import NoReplayAllowed
 from numpy.typing import NDArray
 from ophyd.status import DeviceStatus, WaitTimeoutError
 
 from ..workers.errors import DetectorError, SettingsError
+from . import growing
 from .assets import FlyInfo, LineInfo, Look, StreamAssets
 from .progress import Progress, background, finished
 from .tango import Connection, Tango, TangoDevice
@@ -43,7 +43,7 @@ class PositionFile:
         self.rows = 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = h5py.File(path, "x", libver="latest")
+            self._file = growing.create(path)
         except OSError as error:
             raise SettingsError(f"{path}: can't be written: {error} (is data_dir a folder of yours?)") from None
         data = self._file.create_group("entry").create_group("data")
@@ -54,7 +54,7 @@ class PositionFile:
             column = data.create_dataset(name, (0,), "f8", maxshape=(None,), chunks=(ROWS_PER_CHUNK,))
             column.attrs["units"] = unit
             self._columns[name] = column
-        self._file.swmr_mode = True
+        growing.reveal(self._file, path)
 
     def append(self, rows: Mapping[str, NDArray[np.float64]]) -> None:
         """Add rows, all columns equally many, and let readers see them."""

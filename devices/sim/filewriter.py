@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...workers.errors import SettingsError
+from .. import growing
 
 BACKLOG: Final = 1_000_000
 """Most frames that wait to be written; they are references to prepared frames, so this is 60 MB at most."""
@@ -117,7 +118,7 @@ class GrowingFile:
         """Create it; never over an existing one. ``first``: number of its first frame in the series."""
         self.path = path
         self._first = plan.image_nr_start + first
-        self.file = h5py.File(path, "x", libver=_LIBVER)
+        self.file = growing.create(path, _LIBVER)
         try:
             data = _group(_group(self.file, "entry", "NXentry"), "data", "NXdata")
             self.frames = data.create_dataset(
@@ -132,7 +133,7 @@ class GrowingFile:
             self.frames.attrs["image_nr_high"] = np.int32(self._first - 1)
             if describe:
                 _describe(self.file, plan)
-            self.file.swmr_mode = True
+            growing.reveal(self.file, path)
         except BaseException:
             self.file.close()
             raise

@@ -164,7 +164,7 @@ class FrameLibrary:
         SettingsError
             The file can't be read, holds no frame, or ``flip`` is unknown.
         """
-        frame = _read(Path(path), dataset)
+        frame = read_frame(Path(path), dataset)
         if flip not in (None, "ud", "lr"):
             raise SettingsError(f"flip {flip!r}: expected ud, lr or none")
         frame = frame[::-1] if flip == "ud" else frame[:, ::-1] if flip == "lr" else frame
@@ -260,7 +260,14 @@ def _synthetic_mask(known: Model, seed: int) -> NDArray[np.uint32]:
     return mask
 
 
-def _read(path: Path, dataset: str | None) -> NDArray[Any]:
+def read_frame(path: Path, dataset: str | None = None) -> NDArray[Any]:
+    """Return the frame in an image or an HDF5 file, of a stack the first one: (rows, columns).
+
+    Raises
+    ------
+    SettingsError
+        The file can't be read, or holds no frame.
+    """
     import h5py
 
     try:

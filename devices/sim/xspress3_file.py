@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...workers.errors import FileError
+from .. import growing
 from .card_file import reason
 from .fluorescence import SCALERS, Reading
 
@@ -67,7 +68,7 @@ class Xspress3File:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._check_space()
-            self._file = h5py.File(path, "x", libver="latest")
+            self._file = growing.create(path)
         except FileExistsError:
             raise FileError(f"file {path} exists; set another FilePrefix or FileDir") from None
         except FileError:
@@ -99,7 +100,7 @@ class Xspress3File:
                         for name in SCALERS
                     ]
                 )
-            self._file.swmr_mode = True
+            growing.reveal(self._file, path)
         except (OSError, RuntimeError) as error:
             raise self._failed(error) from None
 
