@@ -227,7 +227,7 @@ class DispatchCore:
         good = []
         for recipe in wanted if inputs else []:
             try:
-                recipe_rules.build(recipe.spec()).outputs(tuple(inputs))
+                recipe_rules.outputs(recipe.spec(), inputs)
             except ReductionError as error:
                 log.error("run %s goes on without a recipe: %s", run.uid, error)
                 continue

@@ -376,7 +376,7 @@ class _Stream:
         self.specs = list(self.open.recipes)
         self.outputs, self.scalars, self.arrays, self.columns = {}, {}, {}, {}
         for spec in self.specs:
-            outputs = recipes.build(spec).outputs(tuple(self.open.inputs))
+            outputs = recipes.outputs(spec, self.open.inputs)
             if taken := sorted(set(outputs) & set(BOOKKEEPING)):
                 raise ReductionError(f"recipe {spec.name}: {', '.join(taken)} can't be the name of an output")
             self.outputs[spec.name] = outputs

@@ -288,7 +288,7 @@ class NexusFollower(threading.Thread):
         found = {}
         for spec in stream.recipes:
             try:
-                found[spec.name] = self._build(spec).outputs(tuple(stream.inputs))
+                found[spec.name] = recipes.outputs(spec, stream.inputs, self._build)
             except ReductionError as error:
                 log.error("run %s: %s", stream.run, error)
                 found[spec.name] = {}

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Final
 
 import msgspec
+import numpy as np
 from msgspec import Meta, Struct
 
 from .errors import ReductionError
-from .reducers.base import Reducer
-from .wire.messages import Name, RecipeSpec
+from .reducers.base import Output, Reducer
+from .wire.messages import DType, InputSpec, Name, RecipeSpec
 
 
 class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,6 +87,47 @@ def build(spec: RecipeSpec) -> Reducer:
         raise ReductionError(f"recipe {spec.name}: {error}") from None
     except TypeError as error:
         raise ReductionError(f"recipe {spec.name}: reducer {spec.reducer}: {error}") from None
+
+
+def checked(outputs: Mapping[str, Output]) -> dict[str, Output]:
+    """Return what a reducer announces, if it keeps the rules.
+
+    Raises
+    ------
+    ReductionError
+        An output is of no known kind or of a type that doesn't travel; or it is to be added over batches and isn't of
+        an integer type: such a sum would depend on their order.
+    """
+    for name, output in outputs.items():
+        if output.kind not in ("nav", "acc", "const"):
+            raise ReductionError(f"output {name} is of kind {output.kind!r}, which is none of nav, acc, const")
+        try:
+            kind = np.dtype(msgspec.convert(output.dtype, DType)).kind
+        except (msgspec.ValidationError, TypeError):
+            raise ReductionError(f"output {name} is of type {output.dtype!r}, which doesn't travel") from None
+        if output.kind == "acc" and kind not in "iu":
+            raise ReductionError(
+                f"output {name} adds up over frames as {output.dtype}: its last digits would depend on the order; "
+                "scale it to integers, or give it per frame"
+            )
+    return dict(outputs)
+
+
+def outputs(
+    spec: RecipeSpec, inputs: Iterable[InputSpec], build: Callable[[RecipeSpec], Any] = build
+) -> dict[str, Output]:
+    """Return what a recipe gives of these inputs, checked.
+
+    Raises
+    ------
+    ReductionError
+        It doesn't fit them, or its reducer breaks a rule; the recipe is named.
+    """
+    try:
+        return checked(build(spec).outputs(tuple(inputs)))
+    except Exception as error:  # a reducer is anybody's code
+        text = str(error) if isinstance(error, ReductionError) else f"{type(error).__name__}: {error}"
+        raise ReductionError(text if text.startswith("recipe ") else f"recipe {spec.name}: {text}") from error
 
 
 def cfg_hash(recipes: Sequence[RecipeSpec]) -> str:
