@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -164,7 +164,8 @@ class Reducing:
         for each in work.absent:
             status[each.frame - work.first] = each.status
             reasons[each.frame] = each.reason
-        operators = self._operators_of(key, stream, ready=len(absent) < work.n)
+        some = len(absent) < work.n
+        operators = self._operators_of(key, stream, ready=some)
         rows = [Rows.empty(operator, work.n) for operator in operators]
         try:
             for group in self._reading.groups(stream, work):
@@ -181,8 +182,9 @@ class Reducing:
             return Failed(
                 Nack(*key[:2], work.first, work.n, work.token, -1, str(error)[:CAP], True, sorted(error.missing))
             )
-        pieces = [piece for mine in rows for piece in mine.pieces()]
-        if key not in self._told and any(operator.consts for operator in operators):
+        # Of a batch that was given up arrays say nothing, and may be what the sink won't take.
+        pieces = [piece for mine in rows for piece in mine.pieces()] if some else []
+        if some and key not in self._told and any(operator.consts for operator in operators):
             self._told.add(key)
             pieces += [Piece(o.name, "const", name, array) for o in operators for name, array in o.consts.items()]
         specs, payload = pack(pieces)
@@ -211,11 +213,10 @@ class Reducing:
         outputs: dict[str, Output] = {}
         try:
             reducer = self._build(spec)
-            outputs = reducer.outputs(inputs)
+            outputs = recipes.checked(reducer.outputs(inputs))
             consts = reducer.setup(Setup(inputs, self._assets)) if ready else {}
-            announced = {name for name, output in outputs.items() if output.kind == "const"}
-            if ready and consts.keys() != announced:
-                raise ReductionError(f"const outputs {sorted(consts)}, announced were {sorted(announced)}")
+            if ready:
+                _check_consts(consts, outputs)
             return Operator(spec.name, reducer, outputs, consts)
         except MemoryError:
             raise
@@ -243,6 +244,16 @@ class Reducing:
             for at in range(len(batch.index)):
                 one = {key: data[at : at + 1] for key, data in batch.data.items()}
                 yield from self._map(rows, Batch(batch.index[at : at + 1], one), first)
+
+
+def _check_consts(consts: Mapping[str, Array], outputs: Mapping[str, Output]) -> None:
+    announced = {name: output for name, output in outputs.items() if output.kind == "const"}
+    if consts.keys() != announced.keys():
+        raise ReductionError(f"const outputs {sorted(consts)}, announced were {sorted(announced)}")
+    for name, output in announced.items():
+        shape, dtype = consts[name].shape, consts[name].dtype
+        if shape != tuple(output.shape) or dtype != np.dtype(output.dtype):
+            raise ReductionError(f"{name} came as {shape} {dtype}, announced was {output.shape} {output.dtype}")
 
 
 def _reason(recipe: str, error: Exception) -> str:

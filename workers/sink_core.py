@@ -29,6 +29,7 @@ from .wire.messages import (
     Expect,
     Hello,
     Message,
+    Nack,
     RecipeSpec,
     Result,
     RunClose,
@@ -282,7 +283,10 @@ class SinkCore:
         except WireError as error:
             self.counters.bad += 1
             self._complain(f"{message.worker}: result {message.run}/{message.stream} [{message.first}]: {error}")
-            return []
+            # Sent again it would be refused again: the broker has it reduced anew, and in the end quarantined.
+            reason = f"the sink refused the result: {error}"[:500]
+            refusal = Nack(message.run, message.stream, message.first, message.n, message.token, -1, reason, False)
+            return [(peer, refusal)]
         self._begin(now)
         stream.books.buffered.add(message.first)
         self._buffer.batches.append(row)
@@ -457,9 +461,9 @@ class SinkCore:
         found: Outputs = {}
         for spec in message.recipes:
             try:
-                found[spec.name] = self._build(spec).outputs(tuple(message.inputs))
+                found[spec.name] = recipes.outputs(spec, message.inputs, self._build)
             except ReductionError as error:
-                # Its workers can't build it either: they will quarantine the frames, with this reason.
+                # Its workers refuse it too: they quarantine the frames, with this reason.
                 self._complain(f"run {message.run}: {error}")
                 found[spec.name] = {}
         return found
@@ -506,7 +510,9 @@ class SinkCore:
 
     def _full_of(self, peer: bytes, stream: StreamOpen) -> Iterator[Send]:
         books = self._books[stream.run].setdefault((stream.stream, stream.cfg), Books())
-        for done in _dones((stream.run, stream.stream, stream.cfg), books.done, full=True):
+        run = self.runs.get(stream.run)
+        controls = 0 if run is None else len(run.control)
+        for done in _dones((stream.run, stream.stream, stream.cfg), books.done, full=True, controls=controls):
             yield peer, done
 
     def tick(self, now: float) -> list[Send]:
@@ -574,8 +580,9 @@ def _readable(message: Control) -> bool:
         return False
 
 
-def _dones(key: tuple[str, str, str], frames: IntervalSet, *, full: bool = False) -> Iterator[Done]:
+def _dones(key: tuple[str, str, str], frames: IntervalSet, *, full: bool = False, controls: int = 0) -> Iterator[Done]:
     ranges = frames.ranges()
     for start in range(0, max(len(ranges), 1), MAX_RANGES):
         part = ranges[start : start + MAX_RANGES]
-        yield Done(*key, part, full and start + MAX_RANGES >= len(ranges))
+        whole = full and start + MAX_RANGES >= len(ranges)
+        yield Done(*key, part, whole, controls if whole else 0)

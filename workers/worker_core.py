@@ -3,7 +3,8 @@
 A unit of work goes through here like this::
 
     WORK ──► waiting ──(the reducer takes it)──► running ──(reduced)──► kept ──(DONE: it is on disk)──► forgotten
-                                                    │
+                                                    │                  │
+                                                    │                  └──(the sink refuses it)──► NACK
                                                     └──(it can't be read, or the reducer died)──► NACK
 """
 
@@ -141,8 +142,19 @@ class WorkerCore:
                 for kept in [k for k in self._kept if k[:3] == key and first <= k[3] < stop]:
                     self._kept_bytes -= len(self._kept.pop(kept).payload)
             return self._grant()
+        if isinstance(message, Nack):
+            return self._refused(message)
         if isinstance(message, Welcome):
             self._sink_knows = message.lease_ms > 0
+        return []
+
+    def _refused(self, nack: Nack) -> list[Action]:
+        """Let go of a result that the sink will never take: the broker decides what becomes of its batch."""
+        for key, kept in self._kept.items():
+            if kept.message.token == nack.token:
+                self._kept_bytes -= len(self._kept.pop(key).payload)
+                self.counts["results that the sink refused"] += 1
+                return [ToBroker(nack), *self._grant()]
         return []
 
     # --- from the reducer --------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from haltere.workers.ledger import Ledger, LedgerReader
+from haltere.workers.ledger import Ledger, LedgerReader, RunRow
+from haltere.workers.reducers.base import Output
 from haltere.workers.sink_core import GROUP_SECONDS, MAX_RANGES, SinkCore
 from haltere.workers.wire.messages import (
     LIVE,
@@ -22,6 +23,7 @@ from haltere.workers.wire.messages import (
     Expect,
     Hello,
     Message,
+    Nack,
     Result,
     RunClose,
     RunOpen,
@@ -31,7 +33,7 @@ from haltere.workers.wire.messages import (
     Welcome,
 )
 
-from .flying import BATCH, EIGER, FRAMES, PILC, RUN, build, control, result, results, run_close, run_open
+from .flying import BATCH, BINS, EIGER, FRAMES, PILC, RUN, Stub, build, control, result, results, run_close, run_open
 
 DISPATCHER, BROKER, WORKER, RECORDER = b"dispatcher", b"broker", b"worker-1", b"recorder"
 
@@ -170,11 +172,15 @@ def without(kind: str) -> tuple[Result, bytes]:
     ],
     ids=["boundary", "length", "status", "kind", "reason", "shape", "no nav", "no acc", "cut", "other recipe"],
 )
-def test_a_result_that_is_not_what_was_asked_for_is_left_out(
+def test_a_result_that_is_not_what_was_asked_for_is_refused_with_the_reason(
     bench: Bench, bad: tuple[Result, bytes], complaint: str
 ) -> None:
     bench.open()
-    assert bench.tell(WORKER, *bad) == []
+    ((peer, refusal),) = bench.tell(WORKER, *bad)
+    assert peer == WORKER
+    assert isinstance(refusal, Nack)
+    assert (refusal.token, refusal.first, refusal.retryable) == (bad[0].token, bad[0].first, False)
+    assert complaint in refusal.reason
     assert bench.commit() == []
     assert bench.core.counters.bad == 1
     assert complaint in bench.core.counters.last_bad
@@ -240,9 +246,37 @@ def test_a_broker_that_says_hello_hears_all_open_runs_then_all_that_is_done(benc
     kinds = [type(message) for message in heard[1:]]
     assert kinds == [RunOpen, StreamOpen, StreamOpen, Expect, Expect, Expect, Expect, RunClose, Done, Done]
     assert heard[-2:] == [
-        Done(RUN, "eiger", "cfg-a", [(0, 4), (8, 12)], full=True),
-        Done(RUN, "pilc", "cfg-b", [], full=True),
+        Done(RUN, "eiger", "cfg-a", [(0, 4), (8, 12)], full=True, controls=len(control())),
+        Done(RUN, "pilc", "cfg-b", [], full=True, controls=len(control())),
     ]
+    again = Bench(bench.path)
+    assert [message for _, message in again.tell(BROKER, Hello(1, "broker", "broker", 5))][1:] == heard[1:]
+
+
+def test_a_broker_knows_from_the_number_of_control_messages_whether_it_has_heard_all(bench: Bench) -> None:
+    bench.tell(BROKER, Hello(1, "broker", "broker", 5))
+    bench.tell(DISPATCHER, Hello(1, "dispatcher", "session", 7))
+    heard: list[Message] = []
+    for message in control():
+        bench.tell(DISPATCHER, message)
+        heard += [said for peer, said in bench.commit() if peer == BROKER]
+    counted = 0
+    for said in heard:
+        counted += isinstance(said, RunOpen | StreamOpen | Expect | RunClose)
+        if isinstance(said, Done) and said.full:
+            assert said.controls == counted
+    bench.now += 10
+    assert {said.controls for _, said in bench.core.tick(bench.now) if isinstance(said, Done)} == {len(control())}
+
+
+def test_a_sum_that_is_no_integer_is_refused_when_the_stream_is_opened(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    floating = {"sum": Output("acc", (BINS,), "<f8")}
+    core = SinkCore(1, build=lambda spec: Stub(floating))
+    core.restore(RunRow(RUN, "p", {}, 1.0, None, None, None, None, None, None, 0), [run_open(1), EIGER], {})
+    assert core.runs[RUN].streams["eiger"].outputs == {"xrd": {}}
+    assert "recipe xrd: output sum adds up over frames as <f8" in caplog.text
 
 
 def test_the_broker_hears_control_messages_only_when_they_are_on_disk_and_once(bench: Bench) -> None:

@@ -38,6 +38,7 @@ from haltere.workers.wire.messages import (
     InputSpec,
     LiveLane,
     Message,
+    Nack,
     RecipeSpec,
     Result,
     RunClose,
@@ -69,6 +70,8 @@ class Bench:
         self.values: dict[int, float] = {}
         self.duplicates = 0
         self.deaf = False
+        self.refusing: set[int] = set()
+        """Batches whose arrays aren't taken."""
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.start("broker", bind=self.broker, sink=f"ipc://{folder}/sink", liveness=1.5)
 
@@ -146,13 +149,15 @@ class Bench:
             self.tell(peer, Welcome(1, 1, 5000, 500))
             if message.role == "broker" and self.control:
                 self.tell(peer, *self.control, self.everything())
+        elif isinstance(message, Result) and message.first in self.refusing and message.arrays:
+            self.tell(peer, Nack("run", "flux", message.first, message.n, message.token, -1, "refused", False))
         elif isinstance(message, Result):
             if message.first in self.rows:
                 self.duplicates += 1
             else:
                 self.rows[message.first] = message
-                (piece,) = unpack(message.arrays, payload[0], message.n)
-                self.values |= dict(enumerate(piece.array.tolist(), message.first))
+                for piece in unpack(message.arrays, payload[0], message.n):
+                    self.values |= dict(enumerate(piece.array.tolist(), message.first))
             done = Done("run", "flux", "cfg", [(message.first, message.first + message.n)])
             self.tell(peer, done)
             self.tell(b"broker", done)
@@ -274,6 +279,16 @@ def test_results_that_the_sink_did_not_take_are_sent_again(bench: Bench) -> None
     bench.deaf = False
     bench.finish()
     assert bench.statuses() == {LIVE: others()}
+
+
+def test_a_result_that_the_sink_never_takes_ends_as_quarantined_with_its_reason(bench: Bench) -> None:
+    bench.worker("w1")
+    bench.refusing = {16, 48}
+    bench.run({})
+    bench.finish()
+    refused = [*range(16, 24), 48, 49]
+    assert bench.statuses() == {LIVE: others(*refused), QUARANTINED: refused}
+    assert bench.reasons() == dict.fromkeys(refused, "refused")
 
 
 def test_frames_in_the_ring_are_reduced_live_and_their_blocks_come_back(bench: Bench) -> None:

@@ -138,6 +138,28 @@ def test_a_result_is_sent_again_until_the_sink_says_that_it_is_on_disk(bench: Be
     assert bench.core.kept == 0
 
 
+def test_a_result_that_the_sink_refuses_is_let_go_and_the_broker_is_told(bench: Bench) -> None:
+    bench.work(0)
+    bench.reduce()
+    bench.to_broker()
+    refusal = Nack("run", "eiger", 0, 4, 1, -1, "the sink refused the result: no such array", False)
+    bench.do(bench.core.from_sink(refusal, bench.now))
+    assert bench.to_broker() == [refusal]
+    assert bench.core.kept == 0
+    bench.do(bench.core.from_sink(refusal, bench.now))
+    assert bench.to_broker() == [], "said again, because the result had been sent again meanwhile"
+
+
+def test_a_refusal_of_a_result_that_was_made_anew_meanwhile_is_void(bench: Bench) -> None:
+    for _ in range(2):
+        bench.work(0)
+        bench.reduce()
+    bench.to_broker()
+    bench.do(bench.core.from_sink(Nack("run", "eiger", 0, 4, 1, -1, "no", False), bench.now))
+    assert bench.core.kept == 1
+    assert bench.to_broker() == []
+
+
 def test_it_is_sent_again_less_and_less_often(bench: Bench) -> None:
     bench.work(0)
     bench.reduce()

@@ -17,7 +17,7 @@ Free         broker → ingest                          these blocks of the ring
 Credit       worker → broker                          I take work up to this many units in all
 Work         broker → worker                          reduce this batch
 Beat         worker → broker                          I live; this is what I execute
-Nack         worker → broker                          this batch failed, for this reason
+Nack         sink → worker → broker                   this batch failed, for this reason
 Result       worker → sink                            a batch, reduced; arrays follow as one part
 Done         sink → worker, broker, recorder          these frames are on disk: forget them
 Bye          worker → broker                          I leave: take my work back
@@ -308,6 +308,8 @@ class Beat(Message, frozen=True, tag="BEAT"):
 
 class Nack(Message, frozen=True, tag="NACK"):
     """A unit failed as a whole. ``frame`` names the frame that was being reduced, −1 if unknown.
+
+    The sink says it of a result that it can't take; the worker then says it to the broker.
 
     ``retryable``: the fault may pass (a file that is late); otherwise it is the frame's own. ``missing`` are the frames
     that can't be read; none named means all that were to be.
