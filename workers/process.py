@@ -171,6 +171,8 @@ class Process:
                 stderr=errors,
                 text=True,
                 env=self._environment,
+                # Ctrl-C reaches the terminal's whole group: it is the session's to pause a scan, not theirs to end.
+                start_new_session=True,
             )
         with self._lock:
             self._popen = child
