@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 from typing import TYPE_CHECKING, Any
 
 from .session import Session
@@ -31,7 +30,7 @@ def namespace(shell: InteractiveShell | None = None, **settings: Any) -> dict[st
         Something can't be started; one line says what.
     """
     try:
-        session = Session.start(load(**settings))
+        session = Session.start(load(**settings), log=True)
     except HaltereError as error:
         raise SystemExit(f"haltere: {error}") from None
     # Imported here: the processes were starting while the session imported most of it.
@@ -44,7 +43,6 @@ def namespace(shell: InteractiveShell | None = None, **settings: Any) -> dict[st
     from .plans.fly import fly_grid
 
     atexit.register(session.close)
-    log_to_file(session)
     if shell is not None and hasattr(shell, "register_magics"):
         from bluesky.magics import BlueskyMagics
 
@@ -76,13 +74,3 @@ def namespace(shell: InteractiveShell | None = None, **settings: Any) -> dict[st
         "bp": bp,
         "bps": bps,
     }
-
-
-def log_to_file(session: Session) -> None:
-    """Send bluesky's and our own log, with its tracebacks, to a file: the prompt shows one line."""
-    handler = logging.FileHandler(session.directory / "logs" / "session.log", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    for name in ("bluesky", "haltere"):
-        logger = logging.getLogger(name)
-        logger.addHandler(handler)
-        logger.propagate = False

@@ -10,6 +10,7 @@ from typing import Final
 
 from .outcome import Outcome, outcome
 from .session import recorder_command
+from .session_log import session_log
 from .workers.assets import AssetStore
 from .workers.errors import SettingsError
 from .workers.pool import Pool, make_folder
@@ -57,11 +58,12 @@ def reduce_recorded(
             raise SettingsError(f"{path}: there is no such file")
     find_all(files, dataset)  # before anything is started
     directory = directory.resolve()
-    make_folder(directory)
+    make_folder(directory / "logs")
     folders = sorted({path.resolve().parent for path in files})
     nexus = directory / "nexus"
     chosen = read_recipe(recipe, source=SOURCE, poni=poni, assets=AssetStore(directory / "pool" / "assets"))
     with ExitStack() as stack:
+        stack.enter_context(session_log(directory / "logs" / "session.log"))
         catalog = Catalog.start(directory / "catalog", readable=[*folders, nexus])
         stack.callback(catalog.close)
         pool = stack.enter_context(

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
+from .recording import Recording
+from .session_log import session_log
 from .workers.assets import AssetStore
 from .workers.errors import HaltereError
 from .workers.pool import Chaos, Endpoints, Pool, make_folder
@@ -41,15 +43,6 @@ if TYPE_CHECKING:
     from .devices.pilc import PiLC
     from .devices.stage import Stage
     from .devices.xspress3 import Xspress3
-
-
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """A recorded frame for the simulated Eiger to replay, and the geometry it was taken in."""
-
-    frames: Path | None = None
-    flip: str | None = None
-    poni: Path | None = None
 
 
 @dataclass
@@ -114,8 +107,27 @@ class Session:
         return stop
 
     @classmethod
-    def start(cls, settings: Settings, *, recording: Recording | None = None, chaos: Chaos | None = None) -> Self:
+    def start(
+        cls,
+        settings: Settings,
+        *,
+        recording: Recording | None = None,
+        chaos: Chaos | None = None,
+        log: bool = False,
+    ) -> Self:
         """Start what the settings name; without a beamline in them, a simulated one.
+
+        Parameters
+        ----------
+        settings
+            What to start, and where.
+        recording
+            What the simulated Eiger replays; checked by who was given it.
+        chaos
+            Faults on purpose.
+        log
+            Keep the log in ``logs/session.log``, and show our warnings in one line each: what a person at a terminal
+            wants. A program has its own ways.
 
         Raises
         ------
@@ -128,6 +140,8 @@ class Session:
         for folder in (directory, directory / "logs", raw):
             make_folder(folder)
         with ExitStack() as stack:
+            if log:
+                stack.enter_context(session_log(directory / "logs" / "session.log"))
             beamline = settings.beamline
             simulator = None if beamline else stack.enter_context(_Closing(simulated_beamline(settings, recording)))
             # The slow starters go side by side: the catalog server, the simulator, the imports.

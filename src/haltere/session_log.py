@@ -1,0 +1,52 @@
+"""What is logged in a session: all of it, with tracebacks, to a file; of our warnings one line each to the terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LOGGERS = ("bluesky", "haltere")
+
+
+class Terminal(logging.Handler):
+    """Prints a record's message to standard error, in one line and without its traceback."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print it. Standard error is looked up each time: a progress bar may stand in for it."""
+        try:
+            line = " ".join(record.getMessage().splitlines())
+            print(f"haltere: {line}", file=sys.stderr, flush=True)
+        except (TypeError, ValueError, OSError):  # a message that can't be formatted, a terminal that is gone
+            self.handleError(record)
+
+
+@contextmanager
+def session_log(path: Path) -> Iterator[None]:
+    """Keep the logs of bluesky and haltere in a file; show haltere's warnings and errors.
+
+    bluesky's errors come to the prompt as exceptions, so they are only kept.
+
+    Parameters
+    ----------
+    path
+        The file, appended to; made when there is something to write. Its folder must be there.
+    """
+    file = logging.FileHandler(path, delay=True)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    terminal = Terminal(logging.WARNING)
+    propagated = {name: logging.getLogger(name).propagate for name in LOGGERS}
+    for name in LOGGERS:
+        logging.getLogger(name).addHandler(file)
+        logging.getLogger(name).propagate = False
+    logging.getLogger("haltere").addHandler(terminal)
+    try:
+        yield
+    finally:
+        logging.getLogger("haltere").removeHandler(terminal)
+        for name in LOGGERS:
+            logging.getLogger(name).removeHandler(file)
+            logging.getLogger(name).propagate = propagated[name]
+        file.close()
