@@ -269,7 +269,9 @@ def _writable(folder: Path) -> Path:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        raise SettingsError(f"data folder {folder} can't be written: {error.strerror or error}; name another with --data") from None
+        raise SettingsError(
+            f"data folder {folder} can't be written: {error.strerror or error}; name another with --data"
+        ) from None
     return folder
 
 

@@ -10,11 +10,13 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from .workers.errors import HaltereError, SettingsError
+
+INTERRUPTED: Final = 130
 
 app = typer.Typer(
     name="haltere",
@@ -68,9 +70,10 @@ def demo(
     """Fly one grid over a simulated beamline, reduce it live, and account for every frame."""
     from .demo import Options, run
     from .progress import Progress, print_outcome
-    from .session import Recording
+    from .recording import Recording
 
-    check_recording(frames, flip, poni)
+    recording = Recording(frames, None if flip is None else flip.value, poni)
+    recording.check()
     options = Options(
         rows=rows,
         columns=columns,
@@ -80,7 +83,7 @@ def demo(
         model=model.value,
         chaos=chaos,
         keep=keep,
-        recording=Recording(frames, None if flip is None else flip.value, poni),
+        recording=recording,
     )
     if headless:
         outcome = run(options)
@@ -110,8 +113,9 @@ def sim(
 ) -> None:
     """Start the simulated beamline alone, on loopback; it ends on SIGTERM or Ctrl-C."""
     from .devices.sim.beamline import Options, serve
+    from .recording import Recording
 
-    check_recording(frames, flip, poni)
+    Recording(frames, None if flip is None else flip.value, poni).check()
     serve(
         Options(
             model=model.value,
@@ -181,17 +185,6 @@ def bench(
     )
 
 
-def check_recording(frames: Path | None, flip: Flip | None, poni: Path | None) -> None:
-    """Refuse options that don't go together."""
-    for path, option in ((frames, "--frames"), (poni, "--poni")):
-        if path is not None and not path.is_file():
-            raise SettingsError(f"{option} {path}: there is no such file")
-    if frames is None and (flip is not None or poni is not None):
-        raise SettingsError("--flip and --poni describe a recorded frame: name it with --frames")
-    if frames is not None and poni is None:
-        raise SettingsError("--frames needs the geometry it was recorded in: name its .poni with --poni")
-
-
 def main() -> None:
     """Run the command line; an error is one line."""
     try:
@@ -199,9 +192,10 @@ def main() -> None:
     except HaltereError as error:
         print(f"haltere: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, SettingsError) else 1)
-    except KeyboardInterrupt:
-        print("haltere: interrupted", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer makes this of a KeyboardInterrupt, without a word
+            print("haltere: interrupted", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

@@ -9,13 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
 
 from .outcome import Outcome, outcome
-from .session import Recording, Session
+from .recording import Recording
+from .session import Session
 from .workers.errors import SettingsError
 from .workers.pool import Chaos
 from .workers.settings import load
+
+if TYPE_CHECKING:
+    from bluesky import RunEngine
 
 MARK: Final = ".haltere-demo"
 """Stands in a folder that a demo made, so that the next one may replace it."""
@@ -58,12 +63,15 @@ def run(options: Options, *, progress: Callable[[Session], Listener] | None = No
     """
     directory = fresh_folder(options.keep)
     settings = load(directory=directory, workers=options.workers, model=options.model, seed=options.seed)
-    with Session.start(settings, recording=options.recording, chaos=Chaos() if options.chaos else None) as session:
+    chaos = Chaos() if options.chaos else None
+    with Session.start(settings, recording=options.recording, chaos=chaos, log=True) as session:
         return fly(session, options, progress)
 
 
 def fly(session: Session, options: Options, progress: Callable[[Session], Listener] | None) -> Outcome:
     """Fly one grid in a running session and wait for its reduction."""
+    from bluesky.utils import RunEngineInterrupted
+
     from .plans.fly import fly_grid
 
     points = options.rows * options.columns
@@ -72,26 +80,47 @@ def fly(session: Session, options: Options, progress: Callable[[Session], Listen
     if options.chaos:
         session.RE.subscribe(_Killer(session, points))
     half_height, half_width = options.height / 2, options.width / 2
-    began = perf_counter()
-    (raw_uid,) = session.run(
-        fly_grid(
-            [session.eiger, session.xspress3, session.pilc],
-            session.stage.y,
-            -half_height,
-            half_height,
-            options.rows,
-            session.stage.x,
-            -half_width,
-            half_width,
-            options.columns,
-            dwell=options.dwell,
-            md={"sample": {"name": "simulated"}, "purpose": "demo"},
-        )
+    plan = fly_grid(
+        [session.eiger, session.xspress3, session.pilc],
+        session.stage.y,
+        -half_height,
+        half_height,
+        options.rows,
+        session.stage.x,
+        -half_width,
+        half_width,
+        options.columns,
+        dwell=options.dwell,
+        md={"sample": {"name": "simulated"}, "purpose": "demo"},
     )
+    session.RE.context_managers = [_AbortOnInterrupt]
+    began = perf_counter()
+    try:
+        (raw_uid,) = session.run(plan)
+    except RunEngineInterrupted:
+        raise KeyboardInterrupt from None
     # As long again as the scan took, and a margin for a loaded machine: the backfill reads while it reduces.
     stop = session.wait(raw_uid, timeout=120 + 4 * points * options.dwell)
     wall = perf_counter() - began
     return outcome(raw_uid, stop, session.pool, wall, session.directory / "catalog")
+
+
+class _AbortOnInterrupt:
+    """Lets Ctrl-C end the scan, its files closed; bluesky's own would pause it for a prompt that isn't there."""
+
+    def __init__(self, engine: RunEngine) -> None:
+        self._engine = engine
+
+    def __enter__(self) -> None:
+        self._before = signal.signal(signal.SIGINT, self._abort)
+
+    def __exit__(self, *of_the_plan: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _abort(self, number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, self._before)  # a second Ctrl-C doesn't wait for anything
+        # The RunEngine takes orders from other threads only: this one waits for the plan's end.
+        threading.Thread(target=self._engine.abort, args=("interrupted",), daemon=True).start()
 
 
 class _Killer:
