@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -15,6 +15,9 @@ MALFORMED: Final = "malformed"
 CHAOS: Final = "chaos"
 MAX_RANGES: Final = 1000
 """Ranges in one DROPPED: well below what the message may hold."""
+
+MAX_TWICE: Final = 65_536
+"""Blocks that are remembered as announced more than once."""
 
 
 class Source(NamedTuple):
@@ -60,6 +63,8 @@ class IngestCore:
         self._waiting: dict[Source, list[Block]] = {}
         self._full: list[Frames] = []
         self._drops: dict[tuple[str, int, str], IntervalSet] = {}
+        self._twice: OrderedDict[tuple[int, int], None] = OrderedDict()
+        """(offset, frame) of blocks that were announced anew: such a one may be freed twice."""
 
     def place(self, source: Source, frame: int, size: int, encoding: str) -> int | None:
         """Return where in the ring the frame's bytes belong, or None: it is dropped.
@@ -71,7 +76,7 @@ class IngestCore:
         if self._drop_every and (frame // self._drop_group) % self._drop_every == self._drop_every - 1:
             self.drop(source.endpoint, source.series, frame, CHAOS)
             return None
-        offset = self.arena.allocate(size)
+        offset = self._allocate(frame, size)
         if offset is None:
             self.drop(source.endpoint, source.series, frame, RING_FULL)
             return None
@@ -96,7 +101,10 @@ class IngestCore:
 
     def free(self, ring: str, offsets: Sequence[int], frames: Sequence[int] = ()) -> None:
         """Take blocks back. What isn't held, holds another frame or is of a former ring is counted and left alone."""
-        named: Sequence[int | None] = frames if len(frames) == len(offsets) else [None] * len(offsets)
+        if frames and len(frames) != len(offsets):
+            self.stray_frees += len(offsets)
+            return
+        named: Sequence[int | None] = frames or [None] * len(offsets)
         for offset, frame in zip(offsets, named, strict=True):
             held = self._held.get(offset)
             if ring != self.ring or held is None or frame not in (None, held[1].frame):
@@ -138,6 +146,9 @@ class IngestCore:
         """Return announcements of every block in the ring, for a broker that knows of none."""
         self._full.clear()
         self._waiting.clear()
+        self._twice.update(((offset, block.frame), None) for offset, (_, block) in self._held.items())
+        while len(self._twice) > MAX_TWICE:
+            self._twice.popitem(last=False)
         by_source: dict[Source, list[Block]] = {}
         for source, block in self._held.values():
             by_source.setdefault(source, []).append(block)
@@ -146,6 +157,15 @@ class IngestCore:
             for source, blocks in by_source.items()
             for start in range(0, len(blocks), self._group)
         ]
+
+    def _allocate(self, frame: int, size: int) -> int | None:
+        """Return an offset at which no FREE for a frame of this number, of another series, can still come."""
+        passed = []
+        while (offset := self.arena.allocate(size)) is not None and (offset, frame) in self._twice:
+            passed.append(offset)
+        for each in passed:
+            self.arena.release(each)
+        return offset
 
     def _announce(self, source: Source, blocks: list[Block]) -> Frames:
         return Frames(source.endpoint, source.series, self.ring, source.shape, source.dtype, blocks)

@@ -70,7 +70,8 @@ def test_a_free_of_a_blocks_former_life_is_void() -> None:
     ingest.free(RING, [offset], [0])
     ingest.free("haltere-1-9", [offset], [1])
     ingest.free(RING, [offset + 64])
-    assert ingest.stray_frees == 3
+    ingest.free(RING, [offset], [1, 2])
+    assert ingest.stray_frees == 4
     assert ingest.place(EIGER, 2, 800, "none") is None
 
 
@@ -107,6 +108,58 @@ def test_what_could_not_be_sent_goes_with_the_next() -> None:
     again = ingest.take(everything=True)
     assert announced(again) == [0]
     assert dropped(again) == {RING_FULL: [(1, 2)]}
+
+
+def test_a_block_that_may_be_freed_twice_is_not_given_to_a_frame_of_the_same_number() -> None:
+    ingest = core(2048)
+    offset = ingest.place(EIGER, 0, 800, "none")
+    assert offset is not None
+    ingest.take(everything=True)
+    ingest.held()
+    ingest.free(RING, [offset], [0])
+    other = ingest.place(EIGER._replace(series=13), 0, 800, "none")
+    assert other not in (None, offset)
+    ingest.free(RING, [offset], [0])
+    assert ingest.stray_frees == 1
+    assert ingest.place(EIGER, 1, 800, "none") == offset
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_block_is_reused_only_when_the_frame_that_it_holds_was_freed(data: st.DataObject) -> None:
+    ingest = core(2048, group=2)
+    lives: dict[int, tuple[int, int]] = {}
+    """What each offset holds: series and frame, each of which comes once."""
+    told: list[tuple[int, int, int]] = []
+    under_way: list[tuple[int, int, int]] = []
+    next_frame = {12: 0, 13: 0}
+
+    def hear(messages: list[Frames | Dropped]) -> None:
+        for message in messages:
+            if isinstance(message, Frames):
+                told.extend((block.offset, message.series, block.frame) for block in message.blocks)
+
+    for _ in range(data.draw(st.integers(1, 60))):
+        what = data.draw(st.sampled_from(["place", "place", "take", "again", "free", "arrive", "arrive"]))
+        if what == "place":
+            series = data.draw(st.sampled_from([12, 13]))
+            frame, next_frame[series] = next_frame[series], next_frame[series] + 1
+            offset = ingest.place(EIGER._replace(series=series), frame, 400, "none")
+            if offset is not None:
+                assert offset not in lives
+                lives[offset] = series, frame
+        elif what == "take":
+            hear(ingest.take(everything=True))
+        elif what == "again":
+            hear(list(ingest.held()))
+        elif what == "free" and told:
+            under_way.append(told.pop(data.draw(st.integers(0, len(told) - 1))))
+        elif what == "arrive" and under_way:
+            offset, series, frame = under_way.pop(0)
+            ingest.free(RING, [offset], [frame])
+            if lives.get(offset) == (series, frame):
+                del lives[offset]
+        assert ingest.arena.held.keys() == lives.keys()
 
 
 @settings(max_examples=60, deadline=None)
