@@ -62,11 +62,12 @@ CHUNK_BYTES: Final = 4 << 20
 
 
 class ProcessedDocuments:
-    """Composes one processed run: give it rows in the order of their commits, take documents in the order of frames.
+    """Composes one processed run: tell it what the ledger has, in that order; take documents in the order of frames.
 
-    A batch's documents come when those before it in its stream have come, and the positions of its frames. Positions
-    are the scalar columns that the plan's hints name as dimensions (all of them, if it names none) of the recipes whose
-    reducer is ``columns``; they are joined by frame number.
+    A batch's documents come when those before it in its stream have come, its frames were promised (a detector may be
+    ahead of the scan when that ends), and their positions are there. Positions are the scalar columns that the plan's
+    hints name as dimensions (all of them, if it names none) of the recipes whose reducer is ``columns``; they are
+    joined by frame number.
 
     Parameters
     ----------
@@ -87,7 +88,8 @@ class ProcessedDocuments:
         self._opened_at = opened_at
         self._nexus = nexus
         self._streams: dict[str, _Stream] = {}
-        self._latest = opened_at
+        self._promised: dict[str, int] = {}
+        self._totals: Mapping[str, int] | None = None
 
     def start(self) -> list[Named]:
         """Return the start document."""
@@ -122,10 +124,15 @@ class ProcessedDocuments:
         if known is None or known.open.cfg != stream.cfg:
             self._streams[stream.stream] = _Stream(stream)
 
-    def knows(self, row: BatchRow) -> bool:
-        """Return whether the batch is of a stream that was opened here."""
-        stream = self._streams.get(row.stream)
-        return stream is not None and stream.open.cfg == row.cfg
+    def promise(self, stream: str, stop: int) -> list[Named]:
+        """Take note that frames up to ``stop`` exist; return the documents that this sets free."""
+        self._promised[stream] = max(stop, self._promised.get(stream, 0))
+        return self._free()
+
+    def close(self, totals: Mapping[str, int]) -> list[Named]:
+        """Take the numbers of frames of a run that has ended; return the documents that this sets free."""
+        self._totals = dict(totals)
+        return self._free()
 
     def batch(self, row: BatchRow, consts: Iterable[ConstRow] = ()) -> list[Named]:
         """Take a committed batch, with its stream's const outputs; return the documents that this sets free."""
@@ -135,7 +142,7 @@ class ProcessedDocuments:
         if not stream.consts:
             stream.consts = {(each.spec.recipe, each.spec.name): _values(each) for each in consts}
         stream.waiting[row.first] = _Page(row, stream)
-        return self._free(row.committed_at)
+        return self._free()
 
     def complete(
         self, at: float, exit_status: str, accounting: Mapping[str, Mapping[str, Any]], reason: str = ""
@@ -151,13 +158,10 @@ class ProcessedDocuments:
         accounting
             :meth:`~haltere.workers.ledger.LedgerReader.accounting`.
         """
-        found: list[Named] = []
-        self._latest = max(self._latest, at)
-        for name, stream in self._streams.items():
-            stream.total = int(accounting.get(name, {}).get("expected", 0))
+        found = self.close({name: int(each.get("expected", 0)) for name, each in accounting.items()})
         for position in self._position_streams():
             position.ended = True
-        found += self._free(at)
+        found += self._free()
         for stream in self._streams.values():
             stream.ended = True
         doc: Document = {
@@ -178,16 +182,24 @@ class ProcessedDocuments:
 
     # --- streams -----------------------------------------------------------------------------------------------------
 
-    def _free(self, at: float) -> list[Named]:
+    def _total(self, stream: _Stream) -> int | None:
+        """Return how many frames the stream has, None while that isn't known."""
+        name = stream.open.stream
+        return None if self._totals is None else self._totals.get(name, self._promised.get(name, 0))
+
+    def _free(self) -> list[Named]:
         """Return the documents of every page whose turn it is."""
         found: list[Named] = []
         moved = True
         while moved:
             moved = False
             for stream in self._streams.values():
+                total = self._total(stream)
                 while (page := stream.waiting.get(stream.next)) is not None:
-                    if stream.total is not None:
-                        page.cut(stream.total)
+                    if total is not None:
+                        page.cut(total)
+                    elif page.stop > self._promised.get(stream.open.stream, 0):
+                        break
                     joined = self._joined(stream)
                     if any(not each.reaches(page.stop) for each in joined):
                         break
@@ -368,7 +380,6 @@ class _Stream:
     joined: list[_Stream] | None = None
     described: bool = False
     ended: bool = False
-    total: int | None = None
     next: int = 0
     _kept: dict[str, array[float]] = field(default_factory=dict)
 

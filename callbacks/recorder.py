@@ -16,10 +16,11 @@ import os
 import sqlite3
 import sys
 import threading
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
+from math import inf
 from pathlib import Path
 from time import monotonic, time_ns
 from typing import Any, Final
@@ -27,7 +28,7 @@ from typing import Any, Final
 import zmq
 
 from ..workers.errors import FileError, HaltereError, ReductionError, WireError
-from ..workers.ledger import BatchRow, LedgerReader, RunRow
+from ..workers.ledger import BatchRow, ConstRow, LedgerReader, RunRow
 from ..workers.lifeline import Lifeline, announce
 from ..workers.wire.documents import (
     FULL_ANSWER,
@@ -40,7 +41,7 @@ from ..workers.wire.documents import (
     pack,
     unpack,
 )
-from ..workers.wire.messages import VERSION, Done, Hello, Welcome
+from ..workers.wire.messages import VERSION, AnyMessage, Done, Expect, Hello, RunClose, StreamOpen, Welcome
 from ..workers.wire.messages import decode as decode_pool
 from ..workers.wire.messages import encode as encode_pool
 from .processed_documents import Named, ProcessedDocuments
@@ -85,6 +86,11 @@ class Recorded:
     documents: list[Document] = field(default_factory=list)
     complete: bool = False
     seq: int = 0
+    """The last batch that the composer was told of."""
+    control: int = 0
+    """The last control message that was read."""
+    waiting: deque[tuple[int, AnyMessage]] = field(default_factory=deque)
+    """Those that the composer wasn't told of, each with the last batch that came before it."""
     written: int = 0
     """How many documents have been handed to the catalog's writer."""
 
@@ -113,6 +119,10 @@ class Recorder:
 
     def look(self) -> bool:
         """Read what is new in the ledger. Return whether there is a new document."""
+        with self._ledger.snapshot():
+            return self._look()
+
+    def _look(self) -> bool:
         before = sum(len(each.documents) for each in self.runs.values())
         limit = LOOKED_BACK if self.newest < 0 else FINISHED_KEPT
         rows = {row.processed: row for row in [*self._ledger.runs(limit), *self._ledger.open_runs()]}
@@ -125,16 +135,17 @@ class Recorder:
         for uid, recorded in list(self.runs.items()):
             if not recorded.complete and uid not in rows:
                 self._refresh(recorded)
-        by_run = {each.row.run: each for each in self.runs.values()}
+        by_run = {each.row.run: each for each in self.runs.values() if not each.complete}
+        for recorded in by_run.values():
+            self._read_control(recorded)
         while batches := self._ledger.after(self._seq, ROWS):
             for batch in batches:
                 if batch.run in by_run:
                     self._add(by_run[batch.run], batch)
                 self._seq = batch.seq  # only now: should reading fail above, it is read again
-        # A run that was complete when its row was read has all its batches among those read since.
-        for recorded in list(self.runs.values()):
-            if recorded.row.completed is not None and not recorded.complete:
-                self._finish(recorded)
+        for recorded in by_run.values():
+            self._tell_control(recorded)
+            self._finish(recorded)
         return sum(len(each.documents) for each in self.runs.values()) > before
 
     def _refresh(self, recorded: Recorded) -> None:
@@ -151,10 +162,14 @@ class Recorder:
         found = self.runs.get(uid) or next((each for each in self.runs.values() if each.row.run == uid), None)
         if found is not None:
             return found
-        row = self._ledger.run(uid)
-        if row is None or row.processed in self.faults:
-            return None
-        return self._load(row)
+        with self._ledger.snapshot():
+            row = self._ledger.run(uid)
+            if row is None or row.processed in self.faults:
+                return None
+            recorded = self._load(row)
+            self._tell_control(recorded)
+            self._finish(recorded)
+        return self.runs.get(row.processed)
 
     def forget_finished(self, written: Iterable[str]) -> None:
         """Let go of the oldest finished runs that the catalog has."""
@@ -163,40 +178,68 @@ class Recorder:
         for uid in finished[:-FINISHED_KEPT]:
             del self.runs[uid]
 
-    def _load(self, row: RunRow) -> Recorded | None:
-        """Take up a run, with all that the ledger has of it up to where this recorder has read."""
+    def _load(self, row: RunRow) -> Recorded:
+        """Take up a run, with all batches that the ledger has of it."""
         composer = ProcessedDocuments(row.run, row.processed, row.start, row.opened_at, row.nexus)
         recorded = Recorded(row, _number(row), composer)
         recorded.add(composer.start())
         self.runs[row.processed] = recorded
-        while row.processed in self.runs:
-            batches = self._ledger.since(row.run, recorded.seq, ROWS)
+        self._read_control(recorded)
+        while batches := self._ledger.since(row.run, recorded.seq, ROWS):
             for batch in batches:
-                if batch.seq > self._seq:
-                    break
                 self._add(recorded, batch)
-            if len(batches) < ROWS or batches[-1].seq > self._seq:
-                break
-        if row.completed is not None and row.processed in self.runs:
-            self._finish(recorded)
-        return self.runs.get(row.processed)
+        return recorded
+
+    def _read_control(self, recorded: Recorded) -> None:
+        for number, after, message in self._ledger.control_since(recorded.row.run, recorded.control):
+            recorded.waiting.append((after, message))
+            recorded.control = number
+
+    def _tell_control(self, recorded: Recorded, before: float = inf) -> None:
+        """Tell the composer of the control messages that came before the batch of that ``seq``.
+
+        It is told of both in the order in which they came into the ledger, whenever this process happens to read them:
+        the documents must come in the same order after any restart.
+        """
+        while recorded.waiting and recorded.waiting[0][0] < before and recorded.row.processed not in self.faults:
+            after, message = recorded.waiting.popleft()
+            try:
+                recorded.add(self._documents(recorded, message, after))
+            except (WireError, ReductionError) as error:
+                self._fail(recorded, error)
+
+    def _documents(self, recorded: Recorded, message: AnyMessage, after: int) -> Iterator[Named]:
+        composer = recorded.composer
+        if isinstance(message, StreamOpen):
+            composer.open(message)
+            # What was done before is left from the run's former recipes: this stream has the same.
+            first = 0
+            while batches := self._ledger.batches(message.run, message.stream, message.cfg, first, until=after):
+                for batch in batches:
+                    yield from composer.batch(batch, self._consts(batch))
+                first = batches[-1].first + 1
+        elif isinstance(message, Expect):
+            yield from composer.promise(message.stream, message.stop)
+        elif isinstance(message, RunClose):
+            yield from composer.close({total.stream: total.n for total in message.totals})
 
     def _add(self, recorded: Recorded, batch: BatchRow) -> None:
-        if batch.seq <= recorded.seq or recorded.complete:
+        if batch.seq <= recorded.seq or recorded.row.processed in self.faults:
             return
+        self._tell_control(recorded, batch.seq)
+        recorded.seq = batch.seq
         try:
-            if not recorded.composer.knows(batch):
-                for stream in self._ledger.streams(batch.run):
-                    recorded.composer.open(stream)
-            consts = self._ledger.consts(batch.run, batch.stream, batch.cfg) if batch.first == 0 else []
-            recorded.add(recorded.composer.batch(batch, consts))
-            recorded.seq = batch.seq
+            recorded.add(recorded.composer.batch(batch, self._consts(batch)))
         except (WireError, ReductionError) as error:
             self._fail(recorded, error)
 
+    def _consts(self, batch: BatchRow) -> list[ConstRow]:
+        return self._ledger.consts(batch.run, batch.stream, batch.cfg) if batch.first == 0 else []
+
     def _finish(self, recorded: Recorded) -> None:
         row = recorded.row
-        assert row.completed is not None
+        if row.completed is None or recorded.complete or row.processed in self.faults:
+            return
         reason = str((row.stop or {}).get("reason") or "")
         accounting = self._ledger.accounting(row.run)
         recorded.add(recorded.composer.complete(row.completed, row.exit_status or "fail", accounting, reason))

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -42,7 +43,7 @@ create table if not exists runs(
     nexus text, nexus_error text, duplicates integer not null default 0);
 create table if not exists control(
     id integer primary key, run text not null, digest blob not null, kind text not null, bytes blob not null,
-    unique(run, digest));
+    after integer not null default 0, unique(run, digest));
 create table if not exists batches(
     seq integer primary key, run text not null, stream text not null, cfg text not null, first integer not null,
     n integer not null, status blob not null, reasons blob not null, token integer not null, worker text not null,
@@ -165,6 +166,8 @@ class Ledger:
             self._db.execute("pragma synchronous=full")
             self._db.execute("pragma journal_size_limit=67108864")
             self._db.executescript(_SCHEMA)
+            if "after" not in {row[1] for row in self._db.execute("pragma table_info(control)")}:
+                self._db.execute("alter table control add column after integer not null default 0")
         except sqlite3.Error as error:
             raise SettingsError(f"ledger {path}: {error} (can its folder be written? is it a ledger?)") from None
 
@@ -219,7 +222,12 @@ class Ledger:
                 db.execute("delete from control where run=?", (message.run,))
                 db.execute("delete from runs where run=?", (message.run,))
         row = (message.run, digest, type(message).__name__, encode(message))
-        if not db.execute("insert or ignore into control(run,digest,kind,bytes) values(?,?,?,?)", row).rowcount:
+        added = db.execute(
+            "insert or ignore into control(run,digest,kind,bytes,after) "
+            "values(?,?,?,?,(select coalesce(max(seq), 0) from batches))",
+            row,
+        )
+        if not added.rowcount:
             return False
         if isinstance(message, RunOpen):
             # Later runs have later times, whatever the clock does: readers tell new runs from old ones by it.
@@ -325,6 +333,26 @@ class LedgerReader:
         rows = self._db.execute("select bytes from control where run=? order by id", (uid,))
         return [decode(data) for (data,) in rows]
 
+    def control_since(self, uid: str, number: int) -> list[tuple[int, int, AnyMessage]]:
+        """Return a run's control messages after the ``number``-th of the ledger, in the order in which they came.
+
+        Returns
+        -------
+        list of (number, after, message)
+            ``after`` is the ``seq`` of the last batch that was in the ledger before the message.
+        """
+        rows = self._db.execute("select id, after, bytes from control where run=? and id>? order by id", (uid, number))
+        return [(number, after, decode(data)) for number, after, data in rows]
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let everything that is read be of one moment. Keep it short: the sink's log grows meanwhile."""
+        self._db.execute("begin")
+        try:
+            yield
+        finally:
+            self._db.execute("commit")
+
     def streams(self, uid: str) -> list[StreamOpen]:
         """Return a run's streams; of several cfgs for one stream the last."""
         rows = self._db.execute("select bytes from control where run=? and kind='StreamOpen' order by id", (uid,))
@@ -346,16 +374,25 @@ class LedgerReader:
         return found
 
     def batches(
-        self, uid: str, stream: str, cfg: str, from_first: int = 0, limit: int = 64, *, gapless: bool = False
+        self,
+        uid: str,
+        stream: str,
+        cfg: str,
+        from_first: int = 0,
+        limit: int = 64,
+        *,
+        gapless: bool = False,
+        until: int = 2**62,
     ) -> list[BatchRow]:
         """Return at most ``limit`` batches in the order of their frames, from ``from_first`` on.
 
-        With ``gapless`` only those that follow one another without a hole, the first of them at ``from_first``.
+        With ``gapless`` only those that follow one another without a hole, the first of them at ``from_first``; with
+        ``until`` only those whose ``seq`` isn't above it.
         """
         rows = self._db.execute(
-            f"select {_BATCH_COLUMNS} from batches where run=? and stream=? and cfg=? and first>=? "
+            f"select {_BATCH_COLUMNS} from batches where run=? and stream=? and cfg=? and first>=? and seq<=? "
             "order by first limit ?",
-            (uid, stream, cfg, from_first, limit),
+            (uid, stream, cfg, from_first, until, limit),
         )
         found: list[BatchRow] = []
         for values in rows:

@@ -158,6 +158,13 @@ class NexusFile:
                 if piece.recipe == group.name:
                     group.write(row.first, piece.kind, piece.name, piece.array)
 
+    def withdraw(self, row: BatchRow) -> None:
+        """Take a batch that was written back out of what is added up: its frames were never promised."""
+        for piece in unpack(row.arrays, row.payload, row.n):
+            for group in self._recipes[row.stream, row.cfg]:
+                if piece.recipe == group.name and piece.kind == "acc":
+                    group.subtract(piece.name, piece.array)
+
     def write_const(self, row: ConstRow) -> None:
         """Write an output that is the same for the whole run."""
         for piece in unpack([row.spec], row.payload):
@@ -197,7 +204,10 @@ class NexusFile:
         self._file.flush()
 
     def close(self, totals: Mapping[str, int] | None = None) -> None:
-        """Finish the file. With ``totals`` (frames per stream) datasets get their true lengths."""
+        """Finish the file. With ``totals`` (frames per stream) nothing stays of frames beyond them.
+
+        What such frames have added to sums stays, unless :meth:`withdraw` took it back.
+        """
         if not self._file:
             return
         for (stream, _), groups in self._recipes.items():
@@ -413,6 +423,10 @@ class _RecipeGroup:
         else:
             self.group[layout.dataset_name(name)][...] = array
 
+    def subtract(self, name: str, array: np.ndarray[Any, Any]) -> None:
+        """Take back what was added."""
+        self._totals[name][1][...] -= array
+
     def _write_map(self, values: np.ndarray[Any, Any], first: int, array: np.ndarray[Any, Any]) -> None:
         assert self._grid is not None
         places = self._grid.place(first, len(array))
@@ -441,9 +455,16 @@ class _RecipeGroup:
             dataset[...] = total
 
     def finish(self, total: int | None) -> None:
-        """Give every dataset its true length."""
-        if total is not None and total != self._length:
+        """Give every dataset its true length, and empty the maps where no frame was promised."""
+        if total is None:
+            return
+        if total != self._length:
             self._resize(total)
+        if self._grid is not None and self._maps and total < self._grid.size:
+            beyond = self._grid.place(total, self._grid.size - total)
+            for _, values in self._maps.values():
+                values.reshape(-1)[beyond] = np.nan
+            self._dirty = 0, self._grid.shape[0]
 
 
 def _group(parent: h5py.Group, name: str, nx_class: str) -> h5py.Group:

@@ -11,14 +11,14 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final, NamedTuple
 
 from . import recipes
 from .errors import FileError, ReductionError
-from .ledger import BatchRow, LedgerReader, RunRow
+from .ledger import BatchRow, LedgerReader, RunRow, stream_total
 from .nexus import NexusFile, Outputs
 from .wire.messages import Expect, RecipeSpec, StreamOpen
 
@@ -193,8 +193,7 @@ class NexusFollower(threading.Thread):
             state.row = reader.run(uid) or state.row
             self._write(reader, state)
             if state.finishing:
-                for file in state.files:
-                    file.finish(state.row)
+                self._finish(reader, state)
                 self._end(uid, state)
                 self._report(Report(uid, None, True))
             elif state.files:
@@ -202,6 +201,28 @@ class NexusFollower(threading.Thread):
             state.touched = False
         except _FAULTS as error:
             self._failed(uid, state, error)
+
+    def _finish(self, reader: LedgerReader, state: _Following) -> None:
+        """Close the run's files, without what a detector was ahead of the scan when that ended."""
+        uid = state.row.run
+        expected = reader.expected(uid)
+        totals = {}
+        for stream in reader.streams(uid):
+            total = totals[stream.stream] = stream_total(state.row.totals, stream.stream, expected.get(stream.stream))
+            files = [file for file in state.files if file.has(stream.stream, stream.cfg)]
+            first = max(total - stream.batch + 1, 0)
+            while rows := reader.batches(uid, stream.stream, stream.cfg, first):
+                for row in rows:
+                    if row.first >= total:
+                        for file in files:
+                            file.withdraw(row)
+                    elif row.first + row.n > total and any(spec.kind == "acc" for spec in row.arrays):
+                        surplus = row.first + row.n - total
+                        log.warning("run %s: sums of %s hold %d frames beyond its end", uid, stream.stream, surplus)
+                first = rows[-1].first + 1
+        closed = replace(state.row, totals=totals)
+        for file in state.files:
+            file.finish(closed)
 
     def _failed(self, uid: str, state: _Following, error: Exception) -> None:
         state.failures += 1

@@ -80,10 +80,13 @@ def account(expected: int = TOTAL) -> dict[str, Any]:
     return {"eiger": {**full, "reasons": {}}, "pilc": {**full, "reasons": {}}}
 
 
-def composer(nexus: str | None = NEXUS, *, streams: tuple[StreamOpen, ...] = (EIGER, PILC)) -> ProcessedDocuments:
+def composer(
+    nexus: str | None = NEXUS, *, streams: tuple[StreamOpen, ...] = (EIGER, PILC), promised: int = TOTAL
+) -> ProcessedDocuments:
     made = ProcessedDocuments("raw", "processed", START, 999.0, nexus)
     for stream in streams:
         made.open(stream)
+        made.promise(stream.stream, promised)
     return made
 
 
@@ -92,12 +95,12 @@ def rows() -> list[BatchRow]:
     return [row(stream, first, seq=seq) for seq, (stream, first) in enumerate(firsts)]
 
 
-def composed(batches: list[BatchRow], accounting: dict[str, Any] | None = None) -> list[Named]:
-    made = composer()
+def composed(batches: list[BatchRow], total: int = TOTAL) -> list[Named]:
+    made = composer(promised=total)
     found = made.start()
     for each in batches:
         found += made.batch(each, radial() if each.stream == "eiger" else ())
-    return found + made.complete(2000.0, "success", accounting or account())
+    return found + made.complete(2000.0, "success", account(total))
 
 
 def column(documents: list[Named], recipe: str, name: str) -> list[Any]:
@@ -199,10 +202,37 @@ def test_a_batch_of_which_nothing_could_be_reduced_is_nan() -> None:
     assert np.isnan(column(documents, "xrd", "total")[4:8]).all()
 
 
-def test_frames_that_were_never_promised_are_left_out() -> None:
-    documents = composed(rows(), account(10))
-    assert column(documents, "xrd", "frame")[:10] == list(range(10))
-    assert only(documents, "stop")["frames"]["eiger"]["expected"] == 10
+def test_a_batch_waits_until_its_last_frame_is_promised() -> None:
+    made = composer(streams=(EIGER,), promised=5)
+    names = [name for name, _ in made.batch(row(EIGER, 0)) + made.batch(row(EIGER, 4))]
+    assert names.count("event_page") == 1
+    assert made.promise("eiger", 7) == []
+    found = made.promise("eiger", 8)
+    assert [doc["data"]["frame"] for name, doc in found if name == "event_page"] == [[4, 5, 6, 7]]
+
+
+@pytest.mark.parametrize("streams", [(EIGER,), (EIGER, PILC)])
+@pytest.mark.parametrize("total", [0, 3, 8, 10])
+def test_frames_that_were_never_promised_are_left_out(streams: tuple[StreamOpen, ...], total: int) -> None:
+    made = composer(streams=streams, promised=total)
+    documents = made.start()
+    for each in rows():  # the detector was ahead when the run was closed
+        documents += made.batch(each) if each.stream in {stream.stream for stream in streams} else []
+    documents += made.close({stream.stream: total for stream in streams})
+    frames = [frame for name, doc in documents if name == "event_page" for frame in doc["data"]["frame"]]
+    assert sorted(frames) == sorted([*range(total)] * len(streams))
+    datums = [doc["indices"] for name, doc in documents if name == "stream_datum"]
+    assert max((each["stop"] for each in datums), default=0) == total
+    ((_, stop),) = made.complete(2000.0, "abort", account(total))
+    assert stop["frames"]["eiger"]["expected"] == total
+    assert all(n == total for n in stop["num_events"].values())
+
+
+def test_a_stream_whose_total_was_left_unsaid_ends_where_its_promises_do() -> None:
+    made = composer(streams=(EIGER,), promised=6)
+    documents = [each for batch in rows() if batch.stream == "eiger" for each in made.batch(batch)]
+    documents += made.close({})
+    assert column(documents, "xrd", "frame") == list(range(6))
 
 
 def test_the_last_document_says_what_became_of_every_frame() -> None:
@@ -225,7 +255,6 @@ def test_a_batch_that_comes_again_or_is_another_recipes_changes_nothing() -> Non
     other = row(EIGER, 4)
     foreign = BatchRow("raw", "eiger", "0" * 16, 4, 4, other.status, [], 1, "w", other.arrays, other.payload)
     assert made.batch(foreign) == []
-    assert not made.knows(foreign)
 
 
 def test_an_output_may_not_take_a_column_s_name() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import sys
 import threading
@@ -51,18 +52,17 @@ class Books:
         self.now += 1
         self.ledger.commit(Group(**group), self.now)
 
-    def open(self, run: str, recipe: Recipe = POSITIONS) -> None:
-        """Open a run, its stream, and promise all frames."""
+    def open(self, run: str, recipe: Recipe = POSITIONS, promised: int = TOTAL) -> None:
+        """Open a run, its stream, and promise frames."""
         start = {"uid": run, "scan_id": 1, "recipes": [{"name": recipe.name, "reducer": "columns", "source": "pilc"}]}
         opened = RunOpen(1, run, processed_uid(run, [recipe]), json.dumps(start).encode())
-        span = FileSpan("pilc_x", "file:///x.h5", "/x", 0, TOTAL, 0)
-        self.commit(
-            control=[
-                (opened, None),
-                (self.stream(run, recipe), None),
-                (Expect(3, run, "pilc", 0, TOTAL, [span]), None),
-            ]
-        )
+        self.commit(control=[(opened, None), (self.stream(run, recipe), None)])
+        self.promise(run, 0, promised)
+
+    def promise(self, run: str, first: int, stop: int) -> None:
+        """Say that these frames exist."""
+        span = FileSpan("pilc_x", "file:///x.h5", "/x", first, max(stop - first, 1), first)
+        self.commit(control=[(Expect(3, run, "pilc", first, stop, [span]), None)])
 
     def stream(self, run: str, recipe: Recipe = POSITIONS) -> StreamOpen:
         """Return the run's stream."""
@@ -78,9 +78,9 @@ class Books:
         row = BatchRow(run, "pilc", cfg, first, len(frames), status, [], 1, "w", specs, bytes(payload))
         self.commit(batches=[row])
 
-    def close(self, run: str) -> None:
+    def close(self, run: str, total: int = TOTAL) -> None:
         """Close the run and call it complete."""
-        closed = RunClose(9, run, [StreamTotal("pilc", TOTAL)], "success", b"{}")
+        closed = RunClose(9, run, [StreamTotal("pilc", total)], "success", b"{}")
         self.commit(control=[(closed, None)])
         self.ledger.complete(run, self.now)
 
@@ -127,12 +127,14 @@ def test_a_run_is_told_as_it_is_reduced(books: Books) -> None:
 def test_a_recorder_started_at_any_time_tells_the_same(books: Books) -> None:
     whole = looked(books)
     steps: list[Callable[[], None]] = [
-        lambda: books.open("run"),
+        lambda: books.open("run", promised=4),
         lambda: books.batch("run", 8),
-        lambda: books.open("other"),
+        lambda: books.open("other", promised=0),
         lambda: books.batch("run", 0),
         lambda: books.batch("other", 0),
         lambda: books.batch("run", 4),
+        lambda: books.promise("other", 0, 4),
+        lambda: books.promise("run", 4, 10),
         lambda: books.close("run"),
     ]
     for step in steps:
@@ -142,6 +144,74 @@ def test_a_recorder_started_at_any_time_tells_the_same(books: Books) -> None:
         for run in ("run", "other"):
             assert json.dumps(told(anew, run)) == json.dumps(told(whole, run))
     assert names(told(whole, "run"))[-1] == "stop"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_documents_of_several_streams_come_in_the_same_order_whenever_they_are_composed(
+    books: Books, seed: int
+) -> None:
+    start = json.dumps({"uid": "run", "recipes": []}).encode()
+    books.commit(control=[(RunOpen(1, "run", "processed", start), None)])
+    steps: list[dict[str, Any]] = []
+    for name in ("a", "b"):
+        specs = [Recipe(name, "columns", name, {"columns": [name]}).spec()]
+        stream = StreamOpen(2, "run", name, "cfg", 4, [InputSpec(name, (), "<f8")], specs)
+        books.commit(control=[(stream, None)])
+        for first in (0, 4, 8):
+            arrays, payload = pack([Piece(name, "nav", name, np.zeros(4))])
+            row = BatchRow("run", name, "cfg", first, 4, bytes(4), [], 1, "w", arrays, bytes(payload))
+            steps += [{"batches": [row]}, {"control": [(Expect(3, "run", name, first, first + 4, []), None)]}]
+    draw = random.Random(seed)
+    draw.shuffle(steps)
+    sometimes = looked(books)
+    for step in steps:
+        books.commit(**step)
+        if draw.random() < 0.5:
+            sometimes.look()
+    sometimes.look()
+    documents = told(sometimes, "run")
+    assert names(documents).count("event_page") == 6
+    assert documents == told(looked(books), "run")
+
+
+def test_frames_that_came_and_were_never_promised_are_in_no_document(books: Books) -> None:
+    recorder = looked(books)
+    books.open("run", promised=3)
+    for first in (0, 4):
+        books.batch("run", first)
+        recorder.look()
+    assert names(told(recorder, "run")) == ["start"]
+    books.close("run", total=3)
+    recorder.look()
+    documents = told(recorder, "run")
+    assert column(documents, "frame") == [0, 1, 2]
+    assert documents[-1][1]["frames"]["pilc"]["live"] == 3
+
+
+def test_a_run_that_came_and_went_between_two_looks_is_whole(books: Books) -> None:
+    recorder = looked(books)
+    books.open("run")
+    for first in (0, 4, 8):
+        books.batch("run", first)
+    books.close("run")
+    recorder.look()
+    assert column(told(recorder, "run"), "frame") == list(range(TOTAL))
+
+
+def test_what_was_done_under_former_recipes_is_told_when_its_stream_is_opened_anew(books: Books) -> None:
+    other = Recipe("where", "columns", "elsewhere")
+    books.open("run")
+    books.batch("run", 0)
+    recorder = looked(books)
+    start = {"uid": "run", "recipes": []}
+    opened = RunOpen(1, "run", processed_uid("run", [POSITIONS, other]), json.dumps(start).encode())
+    books.commit(control=[(opened, None)])
+    recorder.look()
+    books.commit(control=[(books.stream("run"), None)])
+    books.promise("run", 0, TOTAL)
+    recorder.look()
+    assert column(told(recorder, "run"), "frame") == [0, 1, 2, 3]
+    assert told(looked(books), "run") == told(recorder, "run")
 
 
 def test_a_run_long_gone_from_memory_is_composed_again_when_asked_for(books: Books) -> None:

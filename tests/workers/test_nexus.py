@@ -154,6 +154,21 @@ def test_an_aborted_run_ends_with_the_frames_that_it_had(path: Path) -> None:
         assert opened["entry/xrd/scatter/x"].shape == opened["entry/xrd/scatter/counts"].shape
 
 
+def test_frames_beyond_the_end_of_the_run_are_nowhere_in_its_file(path: Path) -> None:
+    file = make(path)
+    fill(file, 16)
+    for first in (8, 12):
+        file.withdraw(row(first))
+    file.finish(run_row(totals={"eiger": 7, "pilc": 7}))
+    with h5py.File(path) as opened:
+        for name in ("xrd/status", "xrd/intensity", "xrd/counts", "positions/pilc_x"):
+            assert len(opened["entry"][name]) == 7
+        maps = opened["entry/xrd/maps/counts"][:]
+        assert np.isnan(maps).sum() == FRAMES - 7
+        assert sorted(maps[np.isfinite(maps)]) == [7 * k for k in range(7)]
+        assert opened["entry/xrd/sum"][1] == sum(range(8))  # a batch is added as a whole
+
+
 def test_a_run_without_a_grid_has_its_arrays_to_show(path: Path) -> None:
     file = make(path, {"scan_id": 3, "num_points": 8})
     fill(file, 8)

@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 import zmq
 
@@ -22,7 +23,7 @@ from haltere.workers.ledger import LedgerReader, RunRow
 from haltere.workers.sink import Sink, SinkSettings
 from haltere.workers.wire.messages import AnyMessage, Done, Hello, Message, RunOpen, decode, encode
 
-from .flying import BATCH, COLUMNS, EIGER, FRAMES, PILC, ROWS, RUN, build, control, result, results, run_open
+from .flying import BATCH, COLUMNS, EIGER, FRAMES, PILC, ROWS, RUN, build, control, result, results, run_close, run_open
 
 
 class Peer:
@@ -176,6 +177,23 @@ def test_a_sink_that_starts_anew_rebuilds_the_file_of_an_open_run(bench: Bench) 
     with h5py.File(bench.file) as file:
         assert file["entry/xrd/sum"][1] == sum(range(FRAMES))  # each batch was added once
         assert file["entry/xrd/q"][-1] == 2.0
+
+
+def test_a_detector_that_was_ahead_when_the_run_ended_leaves_nothing_of_it_in_the_file(bench: Bench) -> None:
+    worker, dispatcher = bench.peer("worker"), bench.peer("dispatcher")
+    for message in control()[:4]:
+        dispatcher.tell(message)
+    bench.until(lambda: len(getattr(bench.sink.core.runs.get(RUN), "streams", ())) == 2)
+    for stream in (EIGER, PILC):
+        for first in (0, 4, 8, 12):
+            worker.tell(*result(stream, first))
+    bench.until(lambda: sum(isinstance(message, Done) for message in worker.hear()) >= 2)
+    dispatcher.tell(run_close(5, frames=8))
+    bench.until(lambda: bench.row().completed is not None)
+    with h5py.File(bench.file) as file:
+        assert file["entry/xrd/counts"][:].tolist() == [7 * k for k in range(8)]
+        assert np.isfinite(file["entry/xrd/maps/counts"][:]).sum() == 8
+        assert file["entry/xrd/sum"][1] == sum(range(8))
 
 
 def test_two_runs_of_the_same_number_get_files_of_their_own(bench: Bench) -> None:
