@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from threading import Event
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
@@ -61,11 +62,14 @@ def measure(frames: int, workers: int) -> dict[str, Any]:
         session.eiger.nimages_per_file.put(frames)
         # First: once the ingest has connected, the detector's stream is shared among all who pull it.
         bare = measure_bare(session, burst_info(session, frames))
-        fly(session, WARM_UP)
+        warm = fly(session, WARM_UP)
+        await_beats(session, warm["frames"]["eiger"]["expected"])
         before, reduced_before = cpu(session), reducers(session)
         began = perf_counter()
         stop = fly(session, frames)
         wall = perf_counter() - began
+        # The workers tell what they have done with their next heartbeats.
+        await_beats(session, reduced_before[0] + stop["frames"]["eiger"]["expected"])
         spent = {name: seconds - before[name] for name, seconds in cpu(session).items()}
         reduced_frames, reduced_us = (
             after - first for after, first in zip(reducers(session), reduced_before, strict=True)
@@ -186,6 +190,13 @@ def cpu(session: Session) -> dict[str, float]:
             times = each.cpu_times()
             spent[name.partition("-")[0]] += times.user + times.system
     return spent
+
+
+def await_beats(session: Session, frames: int, timeout: float = 5.0) -> None:
+    """Wait until the workers have said that they reduced ``frames`` in all."""
+    deadline, pause = perf_counter() + timeout, Event()
+    while reducers(session)[0] < frames and perf_counter() < deadline:
+        pause.wait(0.1)
 
 
 def reducers(session: Session) -> tuple[int, int]:
