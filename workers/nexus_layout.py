@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from .reducers.base import Output
+from .wire.messages import FileSpan
 
 CHUNK_BYTES: Final = 256 * 1024
 MAX_PIXELS: Final = 1 << 24
@@ -111,6 +113,17 @@ def planned_frames(start: Mapping[str, Any]) -> int:
     return points if isinstance(points, int) and 0 < points < 2**31 else 0
 
 
+def recipe_names(start: Mapping[str, Any]) -> list[str]:
+    """Return the names of a start document's recipes, in its order.
+
+    >>> recipe_names({"recipes": [{"name": "xrf"}, {"name": "xrd"}]}), recipe_names({"recipes": "none"})
+    (['xrf', 'xrd'], [])
+    """
+    recipes = start.get("recipes")
+    found = recipes if isinstance(recipes, list | tuple) else ()
+    return [str(each["name"]) for each in found if isinstance(each, Mapping) and "name" in each]
+
+
 def file_name(start: Mapping[str, Any], run: str, taken: Callable[[str], bool]) -> str:
     """Return the name of a run's file; with eight digits of its uid, or all of them, if a name is taken.
 
@@ -170,6 +183,56 @@ def of_kind(outputs: Mapping[str, Output], kind: str, *, scalar: bool | None = N
     for name, output in outputs.items():
         if output.kind == kind and (scalar is None or (not output.shape) == scalar):
             yield name, output
+
+
+def spectra(outputs: Mapping[str, Output]) -> Iterator[tuple[str, str]]:
+    """Return the outputs that are sums of spectra, a detector's element in each row, with the name of their axis.
+
+    >>> energy = Output("const", (4096,), "<f8", "keV")
+    >>> total = Output("acc", (4, 4096), "<i8", axes=(".", "energy"))
+    >>> list(spectra({"spectrum": total, "energy": energy}))
+    [('spectrum', 'energy')]
+    """
+    for name, output in of_kind(outputs, "acc"):
+        axis = outputs.get(output.axes[-1]) if len(output.shape) == len(output.axes) == 2 else None
+        if axis is not None and axis.kind == "const" and axis.units == "keV" and axis.shape == output.shape[1:]:
+            yield name, output.axes[-1]
+
+
+def joined(spans: Iterable[FileSpan]) -> list[FileSpan]:
+    """Return the same frames in as few spans as can be, each key's by themselves, in the order of frames.
+
+    >>> joined([FileSpan("k", "file:///a.h5", "/d", first, 5, first) for first in (5, 0, 10)])
+    [FileSpan(key='k', uri='file:///a.h5', dataset='/d', first=0, n=15, offset=0)]
+    """
+    found: list[FileSpan] = []
+    for span in sorted(spans, key=lambda each: (each.key, each.first)):
+        last = found[-1] if found else None
+        follows = last is not None and (
+            (last.key, last.uri, last.dataset, last.first + last.n, last.offset + last.n)
+            == (span.key, span.uri, span.dataset, span.first, span.offset)
+        )
+        if last is not None and follows:
+            found[-1] = msgspec.structs.replace(last, n=last.n + span.n)
+        else:
+            found.append(span)
+    return found
+
+
+def named(spans: Iterable[FileSpan]) -> list[tuple[str, FileSpan]]:
+    """Return each dataset that has frames once, with a name: the key, and a number if it has several.
+
+    >>> [name for name, _ in named(FileSpan("k", f"file:///{n}.h5", "/d", n, 1, 0) for n in (0, 1, 1))]
+    ['k_000001', 'k_000002']
+    """
+    found: dict[str, dict[tuple[str, str], FileSpan]] = {}
+    for span in joined(spans):
+        found.setdefault(span.key, {}).setdefault((span.uri, span.dataset), span)
+    return [
+        (key if len(datasets) == 1 else f"{key}_{number:06d}", span)
+        for key, datasets in found.items()
+        for number, span in enumerate(datasets.values(), 1)
+    ]
 
 
 def local_path(uri: str) -> Path:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import h5py
+import msgspec
 import numpy as np
 import pytest
 
 from haltere.workers import nexus_layout as layout
-from haltere.workers.ledger import ConstRow, RunRow
+from haltere.workers.ledger import BatchRow, ConstRow, RunRow
 from haltere.workers.nexus import NexusFile
 from haltere.workers.payload import Piece, pack
 from haltere.workers.reducers.base import Output
-from haltere.workers.wire.messages import LOST, FileSpan
+from haltere.workers.wire.messages import LOST, FileSpan, InputSpec, RecipeSpec, StreamOpen
 
 from .flying import BATCH, BINS, COLUMNS, EIGER, FRAMES, OUTPUTS, PILC, PROCESSED, ROWS, RUN, START, row
 
@@ -136,6 +138,20 @@ def test_a_reader_sees_batches_as_they_are_flushed_and_nothing_where_none_is(pat
     file.close()
 
 
+def test_a_reader_sees_sum_spectra_grow(path: Path) -> None:
+    stream = msgspec.structs.replace(EIGER, recipes=[RecipeSpec("xrf", "stub", b"{}")])
+    file = NexusFile(path, run_row(), [(stream, {"xrf": XRF})])
+    spectra = np.arange(128).reshape(2, 64)
+    specs, payload = pack([Piece("xrf", "acc", "spectrum", spectra)])
+    for times in (1, 2):
+        file.write(BatchRow(RUN, "eiger", "cfg-a", BATCH * times, BATCH, bytes(BATCH), [], 1, "w", specs, payload))
+        file.flush()
+        with h5py.File(path, "r", swmr=True) as reader:
+            counts = reader["entry/instrument/eiger_spectrum01/data"][:]
+            assert counts.tolist() == [times * n for n in range(64, 128)]
+    file.close()
+
+
 def test_the_file_grows_beyond_the_plan_and_ends_as_long_as_the_run(path: Path) -> None:
     file = make(path)
     fill(file, FRAMES + 6)
@@ -186,15 +202,21 @@ def test_a_lost_frame_is_marked(path: Path) -> None:
 
 
 def test_raw_data_is_reached_through_external_links(path: Path) -> None:
-    raw = path.with_name("eiger_1.h5")
-    with h5py.File(raw, "w") as made:
-        made["entry/data/data"] = np.arange(12)
     file = make(path)
-    file.add_spans("eiger", [FileSpan("eiger_image", raw.as_uri(), "/entry/data/data", 0, 12, 0)])
+    for number, first in enumerate((0, 12), 1):
+        raw = path.with_name(f"eiger_{number}.h5")
+        with h5py.File(raw, "w") as made:
+            made["entry/data/data"] = np.arange(first, first + 12)
+        for offset in (0, 6):
+            span = FileSpan("eiger_image", raw.as_uri(), "/entry/data/data", first + offset, 6, offset)
+            file.add_spans("eiger", [span])
     file.finish(run_row())
     with h5py.File(path) as opened:
-        assert opened["entry/raw_data/eiger"][0]["uri"].decode() == raw.as_uri()
-        assert opened["entry/raw_data/links/eiger/eiger_image_000000"][:].tolist() == list(range(12))
+        table = opened["entry/raw_data/eiger"]
+        assert [(each["first"], each["n"], each["offset"]) for each in table] == [(0, 12, 0), (12, 12, 0)]
+        assert table[1]["uri"].decode() == raw.as_uri()
+        assert list(opened["entry/raw_data/links/eiger"]) == ["eiger_image_000001", "eiger_image_000002"]
+        assert opened["entry/raw_data/links/eiger/eiger_image_000002"][:].tolist() == list(range(12, 24))
 
 
 def test_a_folder_that_can_not_be_written_is_an_os_error(tmp_path: Path) -> None:
@@ -230,6 +252,84 @@ def test_each_frame_of_a_snaked_volume_has_a_place_of_its_own() -> None:
     assert places[60] == -1
     steps = np.abs(np.diff(np.array(np.unravel_index(places[:60], (3, 4, 5))), axis=1)).sum(axis=0)
     assert (steps == 1).all()  # a snake never jumps
+
+
+XRF = {
+    "Fe_Ka": Output("nav", (), "<f8", "counts"),
+    "spectrum": Output("acc", (2, 64), "<i8", "counts", "sum of all spectra", (".", "energy")),
+    "energy": Output("const", (64,), "<f8", "keV", "energy"),
+}
+
+
+@pytest.fixture
+def fluorescence(path: Path) -> Path:
+    """Return the file of a run of which spectra of two elements were added up."""
+    stream = StreamOpen(
+        2, RUN, "xspress3", "cfg-x", BATCH, [InputSpec("x", (64,), "<i4")], [RecipeSpec("xrf", "stub", b"{}")]
+    )
+    file = NexusFile(path, run_row(), [(EIGER, {"xrd": OUTPUTS["xrd"]}), (stream, {"xrf": XRF})])
+    for first in range(0, FRAMES, BATCH):
+        spectra = np.arange(128).reshape(2, 64) * (first + 1)
+        areas = np.arange(first, first + BATCH, dtype="f8")
+        specs, payload = pack([Piece("xrf", "nav", "Fe_Ka", areas), Piece("xrf", "acc", "spectrum", spectra)])
+        file.write(BatchRow(RUN, "xspress3", "cfg-x", first, BATCH, bytes(BATCH), [], 1, "w", specs, payload))
+    (spec,), payload = pack([Piece("xrf", "const", "energy", 0.25 + 0.01 * np.arange(64))])
+    file.write_const(ConstRow(RUN, "xspress3", "cfg-x", spec, payload))
+    file.finish(run_row(totals={"eiger": FRAMES, "xspress3": FRAMES}))
+    return path
+
+
+def test_silx_shows_a_map_in_micrometres_and_finds_every_plot_valid(fluorescence: Path) -> None:
+    silx: Any = import_module("silx.io")
+    nxdata: Any = import_module("silx.io.nxdata")
+
+    with silx.open(str(fluorescence)) as opened:
+        shown = nxdata.get_default(opened)
+        assert shown is not None
+        assert shown.group.name == "/entry/xrd/maps"
+        assert shown.is_image
+        assert [axis.attrs["units"] for axis in shown.axes] == ["um", "um"]
+    plots: list[str] = []
+
+    def visit(name: str, group: Any) -> None:
+        if group.attrs.get("NX_class") == "NXdata":
+            assert nxdata.NXdata(group).is_valid, name
+            plots.append(name.removeprefix("entry/"))
+
+    with h5py.File(fluorescence) as file:
+        file.visititems(visit)
+    assert plots == ["xrd/data", "xrd/maps", "xrd/total_sum", "xrf/maps", "xrf/total_spectrum"]
+
+
+def test_pymca_opens_the_sum_spectrum_of_each_element_with_its_calibration(fluorescence: Path) -> None:
+    pytest.importorskip("PyMca5")
+    from PyMca5.PyMcaCore.NexusDataSource import NexusDataSource
+    from PyMca5.PyMcaCore.NexusTools import getMcaList
+
+    with h5py.File(fluorescence) as file:
+        found = getMcaList(file, "/entry")
+    assert found == [f"/entry/instrument/xspress3_spectrum{row:02d}/data" for row in (0, 1)]
+    source = NexusDataSource(str(fluorescence))
+    selection = {
+        **{"sourcename": str(fluorescence), "entry": "/entry", "cntlist": [], "x": [], "y": []},
+        **{"mca": [1], "mcalist": [each.removeprefix("/entry") for each in found], "mcaselectiontype": "avg"},
+        "selectiontype": "MCA",
+    }
+    spectrum = source.getDataObject("1.1", selection)
+    source.close()
+    factor = sum(first + 1 for first in range(0, FRAMES, BATCH))
+    assert spectrum.y[0].tolist() == [factor * n for n in range(64, 128)]
+    np.testing.assert_allclose(spectrum.info["McaCalib"], [0.25, 0.01, 0.0])
+    assert spectrum.x[0].tolist() == list(range(64))
+
+
+def test_the_first_recipe_with_a_map_is_shown_first(path: Path) -> None:
+    start = {**START, "recipes": [{"name": "xrf"}, {"name": "xrd"}]}
+    streams = [EIGER, msgspec.structs.replace(EIGER, stream="xspress3", recipes=[RecipeSpec("xrf", "stub", b"{}")])]
+    outputs = [{"xrd": OUTPUTS["xrd"]}, {"xrf": XRF}]
+    NexusFile(path, run_row(start), list(zip(streams, outputs, strict=True))).close()
+    with h5py.File(path) as opened:
+        assert plot(opened).name == "/entry/xrf/maps"
 
 
 def test_every_kind_of_output_has_a_place_and_a_name_of_its_own(path: Path) -> None:
