@@ -168,7 +168,7 @@ class _Axis(Component):  # type: ignore[misc]  # ophyd carries no types
     """A StageAxis whose address stands in its Stage's prefix, under the component's name."""
 
     def __init__(self) -> None:
-        super().__init__(StageAxis, "", kind="hinted")
+        super().__init__(StageAxis, "", kind="hinted", labels={"motors"})
 
     def maybe_add_prefix(self, instance: Any, kw: str, suffix: str) -> Any:
         """Return the axis' address where a suffix is asked for."""

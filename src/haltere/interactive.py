@@ -36,6 +36,7 @@ def namespace(shell: InteractiveShell | None = None, **settings: Any) -> dict[st
     # Imported here: the processes were starting while the session imported most of it.
     from bluesky import plan_stubs as bps
     from bluesky import plans as bp
+    from bluesky.utils import ProgressBarManager
 
     from .callbacks.access import processed, register_formatters
     from .callbacks.live import LiveMap
@@ -49,6 +50,8 @@ def namespace(shell: InteractiveShell | None = None, **settings: Any) -> dict[st
         shell.run_line_magic("xmode", "Minimal")
         shell.register_magics(BlueskyMagics)
         register_formatters(shell)
+    session.RE.waiting_hook = ProgressBarManager()  # type: ignore[assignment]  # bluesky declares it None
+    session.follower.subscribe(Verdict())
     kind = "simulated" if session.simulated else "beamline"
     print(
         f"haltere ({kind}) · {session.eiger.name} {session.xspress3.name} {session.pilc.name} · "
@@ -74,3 +77,20 @@ def namespace(shell: InteractiveShell | None = None, **settings: Any) -> dict[st
         "bp": bp,
         "bps": bps,
     }
+
+
+class Verdict:
+    """A callback for processed documents that says in one line what came of each scan."""
+
+    def __init__(self) -> None:
+        self._scans: dict[str, Any] = {}
+
+    def __call__(self, name: str, doc: dict[str, Any]) -> None:
+        """Take a document; a stop document gives the line."""
+        if name == "start":
+            self._scans[doc["uid"]] = doc.get("scan_id", doc["raw_uid"][:8])
+        elif name == "stop":
+            from .callbacks.access import completeness
+
+            counts = " · ".join(f"{stream} {completeness(each)}" for stream, each in doc["frames"].items())
+            print(f"scan {self._scans.pop(doc['run_start'], '?')} reduced: {counts} → {doc.get('nexus', 'no file')}")

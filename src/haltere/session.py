@@ -300,14 +300,18 @@ def connect(beamline: BeamlineSettings, data: Path) -> dict[str, Any]:
         stream=beamline.eiger.stream,
         data_dir=beamline.eiger.data_dir,
         api=beamline.eiger.api,
+        labels={"detectors"},
     )
-    xspress3 = Xspress3(beamline.xspress3.tango, name="xspress3", data_dir=beamline.xspress3.data_dir)
+    xspress3 = Xspress3(
+        beamline.xspress3.tango, name="xspress3", data_dir=beamline.xspress3.data_dir, labels={"detectors"}
+    )
     pilc = PiLC(
         beamline.pilc.trigger_generator,
         name="pilc",
         axes=beamline.pilc.axes,
         data_dir=data / "pilc",
         scan_slave=beamline.pilc.scan_slave,
+        labels={"detectors"},
     )
     stage = Stage(beamline.stage, name="stage")
     for device in (eiger, xspress3, pilc, stage):
