@@ -12,7 +12,7 @@ from .outcome import Outcome, outcome
 from .session import recorder_command
 from .session_log import session_log
 from .workers.assets import AssetStore
-from .workers.errors import SettingsError
+from .workers.errors import PoolError, SettingsError
 from .workers.pool import Pool, make_folder
 
 SOURCE: Final = "detector"
@@ -92,4 +92,8 @@ def reduce_recorded(
             dataset=dataset,
             name=SOURCE,
         )
+        if not catalog.wait_processed(stop["run_start"], PATIENCE):
+            raise PoolError(
+                f"run {raw_uid} is reduced, but isn't in the catalog (see {pool.directory}/logs/recorder.log)"
+            )
         return outcome(raw_uid, stop, pool, perf_counter() - began, directory / "catalog")
