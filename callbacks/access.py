@@ -33,8 +33,9 @@ class ReducedStream(BlueskyEventStreamV3):  # type: ignore[misc]  # Tiled's clie
     def read(self, variables: Iterable[str] | None = None) -> xarray.Dataset:
         """Return what there is so far, one row per frame, in frame order.
 
-        Positions, ``status`` and ``time`` are coordinates, and so are the axes of patterns (``radial``) where the run
-        holds them; units and long names stand in ``attrs``. Values of quarantined and lost frames are NaN.
+        Positions, ``status`` and ``time`` are coordinates (where a recipe's results are positions, they are data), and
+        so are the axes of patterns (``radial``) where the run holds them; units and long names stand in ``attrs``.
+        Values of quarantined and lost frames are NaN.
 
         Parameters
         ----------
@@ -64,10 +65,15 @@ class ReducedStream(BlueskyEventStreamV3):  # type: ignore[misc]  # Tiled's clie
         for variable in data.variables:
             key = keys.get(str(variable), {})
             data[variable].attrs.update({word: key[word] for word in ("units", "long_name") if key.get(word)})
-        positions = position_names(self._start) or ()
+        positions = [name for name in position_names(self._start) or () if not self._is_result(keys.get(name, {}))]
         data = data.set_coords([name for name in ("status", "time", *positions) if name in data])
         results = {name: data[name] for name in keys if name in data.data_vars}  # in the recipe's order
         return xarray.Dataset(results, data.coords)
+
+    @staticmethod
+    def _is_result(key: Mapping[str, Any]) -> bool:
+        """Return whether a data key is what the stream's recipe gave, not joined to it from another stream."""
+        return str(key.get("source", "")).startswith("recipe:")
 
     @property
     def _name(self) -> str:
@@ -121,22 +127,22 @@ def processed(run: Any, catalog: str = PROCESSED) -> BlueskyRun:
             f"there is no catalog {'/'.join(where)!r} beside that of {_short(run)}; name the one to look in: "
             f"processed(run, catalog=…)"
         ) from None
-    found = runs.search(Eq("raw_uid", run.start["uid"]))
-    if not len(found):
+    try:
+        return runs.search(Eq("raw_uid", run.start["uid"])).values().last()
+    except IndexError:
         running = "" if run.metadata.get("stop") else " yet (it is still running)"
         raise KeyError(
             f"{_short(run)} has not been reduced{running or ' yet'}; the pool reduces runs whose start document has "
             f"recipes, while it runs: see `haltere status`"
-        )
-    return found.values().last()
+        ) from None
 
 
 def columns(run: Any) -> dict[str, str]:
     """Return the scalar results of a processed run, each with the stream that has it."""
     positions = position_names(run.start) or ()
     there: dict[str, str] = {}
-    for stream in run:
-        for name, key in run[stream].metadata["data_keys"].items():
+    for stream, client in _streams(run).items():
+        for name, key in client.metadata["data_keys"].items():
             scalar = not key.get("external") and key["dtype"] in ("number", "integer")
             if scalar and name not in (*BOOKKEEPING, *positions):
                 there.setdefault(name, stream)
@@ -147,10 +153,10 @@ def nexus_file(run: Any) -> str | None:
     """Return the path of the processed run's NeXus file; None if it has none."""
     if nexus := (run.metadata.get("stop") or {}).get("nexus"):
         return str(nexus)
-    for stream in run:
-        for name, key in run[stream].metadata["data_keys"].items():
+    for client in _streams(run).values():
+        for name, key in client.metadata["data_keys"].items():
             if key.get("external"):
-                for source in run[stream].base[name].data_sources() or ():
+                for source in client.base[name].data_sources() or ():
                     return unquote(urlsplit(source.assets[0].data_uri).path)
     return None
 
@@ -162,7 +168,7 @@ def describe_run(run: Any) -> str:
     lines = [_headline(run)]
     if start.get("shape"):
         lines.append(("shape", " × ".join(str(n) for n in start["shape"]) + _how(start)))
-    lines += [(stream, _keys(run[stream])) for stream in run]
+    lines += [(name, _keys(stream)) for name, stream in _streams(run).items()]
     if "raw_uid" in start:
         reduced = run
     else:
@@ -171,7 +177,7 @@ def describe_run(run: Any) -> str:
         except KeyError as error:
             return _table([*lines, ("reduced", str(error.args[0]))])
         lines.append(("reduced", reduced.start["uid"]))
-        lines += [(f"  {stream}", _keys(reduced[stream])) for stream in reduced]
+        lines += [(f"  {name}", _keys(stream)) for name, stream in _streams(reduced).items()]
     frames = (reduced.metadata.get("stop") or {}).get("frames")
     if frames is None:
         lines.append(("frames", "still being reduced"))
@@ -207,6 +213,12 @@ def register_formatters(ip: Any) -> None:
 
 def _pretty(run: Any, printer: Any, cycle: bool) -> None:
     printer.text(describe_run(run))
+
+
+def _streams(run: Any) -> dict[str, Any]:
+    """Return the clients of a run's streams: asked for all at once, or one by one in a catalog of an older kind."""
+    found = dict(run.base.items()) if isinstance(run, BlueskyRunV3) else {"streams": None}
+    return {name: run[name] for name in run} if "streams" in found else found
 
 
 def _client(run: Any) -> Any:

@@ -66,6 +66,26 @@ def test_element_areas_have_one_variable_each_along_frame(run: Any, flown: Any) 
     assert set(xrf.coords) == {"frame", "status", "time", "pilc_x", "pilc_y"}
 
 
+def test_positions_are_data_where_they_are_what_the_recipe_gave(catalog: Catalog, flown: Any) -> None:
+    scan = type(flown)(rows=2, columns=3, md={"scan_id": 21})
+    write(catalog.raw, scan.raw())
+    documents = list(scan.processed())
+    for name, doc in documents:
+        if name == "descriptor":
+            for key in ("pilc_x", "pilc_y"):
+                doc["data_keys"][key]["source"] = "recipe:positions"
+            del doc["data_keys"]["Ca_Ka"], doc["data_keys"]["Fe_Ka"]
+            doc["object_keys"]["xrf"] = list(doc["data_keys"])
+        elif name == "event_page":
+            for part in ("data", "timestamps"):
+                del doc[part]["Ca_Ka"], doc[part]["Fe_Ka"]
+    write(catalog.processed, documents)
+    positions = processed(catalog.raw[21])["xrf"].read()
+    assert set(positions.data_vars) == {"pilc_x", "pilc_y"}
+    np.testing.assert_array_equal(positions.pilc_x, scan.x)
+    assert set(positions.coords) == {"frame", "status", "time"}
+
+
 def test_patterns_come_with_frame_positions_and_their_axis(run: Any, flown: Any) -> None:
     xrd = processed(run)["xrd"].read()
     assert xrd.intensity.dims == ("frame", "radial")
@@ -136,6 +156,17 @@ def test_a_run_is_described_in_words(run: Any, nexus: Path) -> None:
     for words in (run.start["uid"], "fly_grid", "12 × 20, snake, 5 ms", "intensity (32)", "Fe_Ka", str(nexus)):
         assert words in text
     assert "240 = 235 live + 3 backfilled + 1 quarantined + 1 lost" in text
+
+
+def test_describing_a_run_asks_the_catalog_four_times(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("haltere.callbacks.access.nexus_file", lambda run: None)  # a real stop document names it
+    asked: list[Any] = []
+    hooks = run.context.http_client.event_hooks
+    before = list(hooks["request"])
+    run.context.http_client.event_hooks = {**hooks, "request": [*before, asked.append]}
+    describe_run(run)
+    run.context.http_client.event_hooks = hooks
+    assert len(asked) == 4
 
 
 def test_ipython_prints_a_run_as_that(run: Any) -> None:
