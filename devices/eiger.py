@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,6 +16,7 @@ from ..workers.errors import DetectorError, SettingsError
 from .assets import FlyInfo, StreamAssets
 from .progress import background, finished
 from .simplon import Simplon, SimplonDevice
+from .writes_files import WritesFiles
 
 PIXEL_TYPES = {8: "|u1", 16: "<u2", 32: "<u4"}
 DATASET = "/entry/data/data"
@@ -24,7 +24,7 @@ STEP_TRIGGERS = 100_000
 """Software triggers a step scan is armed for; arming for more costs nothing."""
 
 
-class Eiger(SimplonDevice):
+class Eiger(WritesFiles, SimplonDevice):
     """An Eiger, simulated or real.
 
     Parameters
@@ -218,18 +218,6 @@ class Eiger(SimplonDevice):
         # Gaps and dead pixels have all bits set; they aren't counts.
         self.total.put(int(frame[frame != np.iinfo(frame.dtype).max].sum(dtype=np.int64)))
 
-    def _await_frames(self, wanted: int, patience: float) -> None:
-        assert self.assets is not None
-        deadline = time.monotonic() + patience
-        changed = threading.Event()
-        while (there := self.assets.readable()) < wanted:
-            if time.monotonic() > deadline:
-                raise DetectorError(
-                    f"{self.name}: {there} of {wanted} frames in {self.data_dir} after {patience:g} s "
-                    "(does the file writer write there?)"
-                )
-            changed.wait(0.005)  # the file system tells nobody that a file has grown
-
     # --- documents ---------------------------------------------------------------------------------------------------
 
     def describe_collect(self) -> dict[str, dict[str, Any]]:
@@ -249,23 +237,6 @@ class Eiger(SimplonDevice):
     def describe(self) -> dict[str, dict[str, Any]]:
         """Return the data keys of a step scan: the total, and the frame in its file."""
         return {**super().describe(), **self.describe_collect()}
-
-    def get_index(self) -> int:
-        """Return how many frames may be collected now."""
-        return 0 if self.assets is None else self.assets.index()
-
-    def frames(self) -> int:
-        """Return how many frames can be read from its files."""
-        return 0 if self.assets is None else self.assets.readable()
-
-    def acquired(self) -> int:
-        """Return how many frames were taken as far as is known: SIMPLON has no key that counts them."""
-        return self.frames()
-
-    def collect_asset_docs(self, index: int | None = None) -> Iterator[tuple[str, Any]]:
-        """Yield the documents of frames that can be read, up to ``index``."""
-        if self.assets is not None:
-            yield from self.assets.documents(index)
 
     # --- after the scan ----------------------------------------------------------------------------------------------
 

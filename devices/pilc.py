@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from . import growing
 from .assets import FlyInfo, LineInfo, Look, StreamAssets
 from .progress import Progress, background, finished
 from .tango import Connection, Tango, TangoDevice
+from .writes_files import WritesFiles
 
 POLL = 0.05
 """s between two looks at a running line."""
@@ -82,7 +83,7 @@ class _OwnAssets(StreamAssets):
         return Look(self._own.rows, dict.fromkeys(self.datasets, (ROWS_PER_CHUNK,))) if self._own.rows else None
 
 
-class PiLC(TangoDevice):
+class PiLC(WritesFiles, TangoDevice):
     """The trigger source of a fly scan, and the recorder of positions.
 
     In a scan each line is prepared (:class:`LineInfo`) and kicked off; ``line`` is the status of the latest one.
@@ -317,18 +318,9 @@ class PiLC(TangoDevice):
             }
         return keys
 
-    def get_index(self) -> int:
-        """Return how many rows may be collected now."""
-        return 0 if self.assets is None else self.assets.index()
-
     def frames(self) -> int:
         """Return how many triggers were recorded in all, those of interrupted lines too."""
         return 0 if self._file is None else self._file.rows
-
-    def collect_asset_docs(self, index: int | None = None) -> Iterator[tuple[str, Any]]:
-        """Yield the documents of rows written so far, up to ``index``."""
-        if self.assets is not None:
-            yield from self.assets.documents(index)
 
     # --- interruptions, and after the scan ---------------------------------------------------------------------------
 

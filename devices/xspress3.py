@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,6 +15,7 @@ from ..workers.errors import DetectorError, SettingsError
 from .assets import FlyInfo, StreamAssets
 from .progress import background, finished
 from .tango import Tango, TangoDevice
+from .writes_files import WritesFiles
 
 SCALERS = ("allevent", "resetticks", "totalticks")
 """What the dead time is made of: events, ticks (80 MHz) in reset, ticks in all."""
@@ -23,7 +23,7 @@ SCALERS = ("allevent", "resetticks", "totalticks")
 INTERNAL, GATE = 0, 1
 
 
-class Xspress3(TangoDevice):
+class Xspress3(WritesFiles, TangoDevice):
     """An Xspress3 of several channels, simulated or real.
 
     Parameters
@@ -202,18 +202,6 @@ class Xspress3(TangoDevice):
         spectra = [self.assets.last(f"{self.name}_channel{channel:02d}") for channel in range(self.channels)]
         self.total.put(int(sum(int(spectrum.sum(dtype="i8")) for spectrum in spectra)))
 
-    def _await_frames(self, wanted: int, patience: float) -> None:
-        assert self.assets is not None
-        deadline = time.monotonic() + patience
-        changed = threading.Event()
-        while (there := self.assets.readable()) < wanted:
-            if time.monotonic() > deadline:
-                raise DetectorError(
-                    f"{self.name}: {there} of {wanted} frames in {self.data_dir} after {patience:g} s "
-                    "(does its server write there?)"
-                )
-            changed.wait(0.005)  # the file system tells nobody that a file has grown
-
     def _await_state(self, wanted: str, patience: float) -> None:
         deadline = time.monotonic() + patience
         changed = threading.Event()
@@ -245,22 +233,9 @@ class Xspress3(TangoDevice):
         """Return the data keys of a step scan: the total, and what lies in the files."""
         return {**super().describe(), **self.describe_collect()}
 
-    def get_index(self) -> int:
-        """Return how many frames may be collected now."""
-        return 0 if self.assets is None else self.assets.index()
-
-    def frames(self) -> int:
-        """Return how many frames can be read from its files."""
-        return 0 if self.assets is None else self.assets.readable()
-
     def acquired(self) -> int:
         """Return how many frames were read out, in the file or still on their way to it."""
         return max(int(self.last_frame.get()), self.frames())
-
-    def collect_asset_docs(self, index: int | None = None) -> Iterator[tuple[str, Any]]:
-        """Yield the documents of frames that can be read, up to ``index``."""
-        if self.assets is not None:
-            yield from self.assets.documents(index)
 
     # --- after the scan ----------------------------------------------------------------------------------------------
 
