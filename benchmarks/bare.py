@@ -25,7 +25,7 @@ def run(settings: dict[str, Any]) -> dict[str, float]:
     spec = InputSpec("image", tuple(settings["shape"]), settings["dtype"])
     reducer = reducer_class("azimuthal")(**settings["params"])
     reducer.outputs((spec,))
-    reducer.setup(Setup((spec,), Path(settings["assets"])))
+    reducer.setup(Setup((spec,), Path()))
     dtype = np.dtype(spec.dtype)
     with zmq.Context() as context, context.socket(zmq.PULL) as socket:
         socket.rcvhwm = 1000
@@ -50,8 +50,8 @@ def run(settings: dict[str, Any]) -> dict[str, float]:
     return {
         "frames": frames,
         "wall_s": wall,
-        "reducer_ms": 1e3 * reducing / max(frames, 1),
-        "outside_ms": 1e3 * (spent - reducing) / max(frames, 1),
+        "reducer_s": reducing,
+        "outside_s": spent - reducing,
     }
 
 

@@ -26,15 +26,20 @@ from uuid import uuid4
 import msgspec
 import psutil
 
+from ..beamline import connect, simulated_addresses, simulated_beamline
+from ..defaults import diffraction
+from ..recording import Recording
 from ..session import Session
 from ..workers.errors import PoolError
 from ..workers.pool import ONE_THREAD
-from ..workers.settings import load
+from ..workers.recipes import Recipe
+from ..workers.settings import Settings, load
 
 if TYPE_CHECKING:
     from bluesky.utils import MsgGenerator
 
     from ..devices.assets import FlyInfo
+    from ..devices.eiger import Eiger
 
 WARM_UP: Final = 200
 """Frames of a first run, so that imports, geometries and first pages aren't measured."""
@@ -55,49 +60,59 @@ def measure(frames: int, workers: int) -> dict[str, Any]:
     workers
         How many processes reduce in the path.
     """
-    with (
-        tempfile.TemporaryDirectory(prefix="haltere-bench-") as folder,
-        Session.start(load(directory=Path(folder), workers=workers, ring_bytes=RING)) as session,
-    ):
-        session.eiger.nimages_per_file.put(frames)
-        # First: once the ingest has connected, the detector's stream is shared among all who pull it.
-        bare = measure_bare(session, burst_info(session, frames))
-        warm = fly(session, WARM_UP)
-        await_beats(session, warm["frames"]["eiger"]["expected"])
-        before, reduced_before = cpu(session), reducers(session)
-        began = perf_counter()
-        stop = fly(session, frames)
-        wall = perf_counter() - began
-        # The workers tell what they have done with their next heartbeats.
-        await_beats(session, reduced_before[0] + stop["frames"]["eiger"]["expected"])
-        spent = {name: seconds - before[name] for name, seconds in cpu(session).items()}
-        reduced_frames, reduced_us = (
-            after - first for after, first in zip(reducers(session), reduced_before, strict=True)
-        )
-        accounts = stop["frames"]["eiger"]
-    reduce_s = reduced_us / 1e6
-    outside = 1e3 * (sum(spent.values()) - reduce_s) / frames
+    with tempfile.TemporaryDirectory(prefix="haltere-bench-") as folder:
+        settings = load(directory=Path(folder), workers=workers, ring_bytes=RING)
+        # First, and with a detector of its own: all who pull a stream share it.
+        bare = measure_bare(settings, frames)
+        with Session.start(settings) as session:
+            return compared(measure_path(session, frames), bare, frames)
+
+
+def measure_path(session: Session, frames: int) -> dict[str, Any]:
+    """Let the pool reduce ``frames``; return its figures."""
+    warm = fly(session, WARM_UP)
+    await_beats(session, warm["frames"]["eiger"]["expected"])
+    before, (frames_before, us_before) = cpu(session), reducers(session)
+    began = perf_counter()
+    stop = fly(session, frames)
+    wall = perf_counter() - began
+    accounts = stop["frames"]["eiger"]
+    # The workers tell what they have done with their next heartbeats.
+    await_beats(session, frames_before + accounts["expected"])
+    spent = {name: seconds - before[name] for name, seconds in cpu(session).items()}
+    frames_after, us_after = reducers(session)
+    reduced, reduce_s = frames_after - frames_before, (us_after - us_before) / 1e6
+    spent["worker"] -= reduce_s
     return {
         "detector": "Eiger 500k, uint16, bslz4",
         "frames": frames,
-        "workers": workers,
+        "workers": session.settings.workers,
         **{name: accounts[name] for name in ("expected", "live", "backfilled", "quarantined", "lost")},
-        "reduced_frames": reduced_frames,
         "path_frames_per_s": round(frames / wall, 1),
-        "path_outside_cpu_ms_per_frame": round(outside, 3),
-        "path_reducer_cpu_ms_per_frame": round(1e3 * reduce_s / max(reduced_frames, 1), 3),
-        **{
-            f"path_{name}_cpu_ms_per_frame": round(1e3 * (seconds - (reduce_s if name == "worker" else 0)) / frames, 3)
-            for name, seconds in spent.items()
-        },
+        "path_reducer_cpu_ms_per_frame": per_frame(reduce_s, reduced),
+        "path_outside_cpu_ms_per_frame": per_frame(sum(spent.values()), frames),
+        **{f"path_{name}_cpu_ms_per_frame": per_frame(seconds, frames) for name, seconds in spent.items()},
+    }
+
+
+def compared(path: dict[str, Any], bare: dict[str, float], frames: int) -> dict[str, Any]:
+    """Return the figures of both, and the ratio."""
+    outside = per_frame(bare["outside_s"], bare["frames"])
+    return {
+        **path,
         "bare_frames": bare["frames"],
-        "bare_frames_per_s": round(bare["frames"] / bare["wall_s"], 1),
-        "bare_outside_cpu_ms_per_frame": round(bare["outside_ms"], 3),
-        "bare_reducer_cpu_ms_per_frame": round(bare["reducer_ms"], 3),
         "bare_missed": frames - bare["frames"],
-        "outside_ratio_path_to_bare": round(outside / bare["outside_ms"], 2),
+        "bare_frames_per_s": round(bare["frames"] / bare["wall_s"], 1),
+        "bare_reducer_cpu_ms_per_frame": per_frame(bare["reducer_s"], bare["frames"]),
+        "bare_outside_cpu_ms_per_frame": outside,
+        "outside_ratio_path_to_bare": round(path["path_outside_cpu_ms_per_frame"] / outside, 2),
         "load_average": [round(each, 2) for each in psutil.getloadavg()],
     }
+
+
+def per_frame(seconds: float, frames: float) -> float:
+    """Return milliseconds per frame."""
+    return round(1e3 * seconds / max(frames, 1), 3)
 
 
 def fly(session: Session, frames: int) -> dict[str, Any]:
@@ -117,7 +132,8 @@ def burst(session: Session, frames: int) -> MsgGenerator[None]:
     @bpp.stage_decorator([eiger])  # type: ignore[untyped-decorator]
     @bpp.run_decorator(md={"plan_name": "burst", "recipes": recipes, "dwell": 1e-3})  # type: ignore[untyped-decorator]
     def inner() -> MsgGenerator[None]:
-        yield from bps.prepare(eiger, burst_info(session, frames), wait=True)
+        yield from bps.abs_set(eiger.nimages_per_file, frames, wait=True)
+        yield from bps.prepare(eiger, burst_info(eiger, frames), wait=True)
         yield from bps.declare_stream(eiger, name="primary", collect=True)
         yield from bps.kickoff(eiger, wait=True)
         complete = yield from bps.complete(eiger, wait=False)
@@ -131,11 +147,10 @@ def burst(session: Session, frames: int) -> MsgGenerator[None]:
     yield from inner()
 
 
-def burst_info(session: Session, frames: int) -> FlyInfo:
+def burst_info(eiger: Eiger, frames: int) -> FlyInfo:
     """Return what the detector is told: one software trigger, ``frames`` exposures as fast as it can."""
     from ..devices.assets import FlyInfo
 
-    eiger = session.eiger
     return FlyInfo(
         n=1,
         trigger="internal",
@@ -146,20 +161,29 @@ def burst_info(session: Session, frames: int) -> FlyInfo:
     )
 
 
-def measure_bare(session: Session, info: FlyInfo) -> dict[str, float]:
-    """Let one process pull and reduce what the detector sends; return what it says of itself."""
-    eiger = session.eiger
-    (recipe,) = (each for each in session.recipes if each.source == eiger.name)
+def measure_bare(settings: Settings, frames: int) -> dict[str, float]:
+    """Let one process pull and reduce what a detector of its own sends; return what it says of itself."""
+    (settings.directory / "logs").mkdir()
+    simulator = simulated_beamline(settings, Recording())
+    simulator.start()
+    try:
+        devices = connect(simulated_addresses(simulator.ready(60)), settings.directory / "raw")
+        return pull_and_reduce(devices["eiger"], diffraction(settings, Recording()), frames)
+    finally:
+        simulator.close()
+
+
+def pull_and_reduce(eiger: Eiger, recipe: Recipe, frames: int) -> dict[str, float]:
+    """Run the bare process while the detector sends."""
     described = eiger.describe_collect()[f"{eiger.name}_image"]
-    settings = {
+    told = {
         "endpoint": eiger.stream_endpoint.get(),
         "params": recipe.params,
         "shape": described["shape"],
         "dtype": described["dtype_numpy"],
-        "assets": str(session.pool.assets),
     }
     with subprocess.Popen(
-        [sys.executable, "-m", "haltere.benchmarks.bare", json.dumps(settings)],
+        [sys.executable, "-m", "haltere.benchmarks.bare", json.dumps(told)],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, **ONE_THREAD},
@@ -168,7 +192,8 @@ def measure_bare(session: Session, info: FlyInfo) -> dict[str, float]:
         try:
             process.stdout.readline()  # it is ready
             eiger.stage()
-            eiger.prepare(info).wait(60)
+            eiger.nimages_per_file.put(frames)
+            eiger.prepare(burst_info(eiger, frames)).wait(60)
             eiger.kickoff().wait(60)
             eiger.complete().wait(600)
             eiger.unstage()

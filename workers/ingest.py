@@ -39,6 +39,13 @@ MAX_MESSAGE: Final = 1 << 28
 LOG_EVERY: Final = 5.0
 
 
+class Stream(Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """A detector's ``endpoint``, and the ``protocol`` that it streams in."""
+
+    endpoint: str
+    protocol: str
+
+
 class IngestSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What it is told at the start."""
 
@@ -49,6 +56,8 @@ class IngestSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     group: Annotated[int, Meta(ge=1, le=256)] = 64
     drop_every: Annotated[int, Meta(ge=2)] | None = None
     drop_group: Annotated[int, Meta(ge=1)] = 20
+    streams: Annotated[list[Stream], Meta(max_length=64)] = []
+    """Detectors to pull from at once, before any run names them: a scan's first frames come while it is announced."""
 
 
 class Streamed(Protocol):
@@ -98,6 +107,8 @@ class Ingest:
         self._broker.connect(settings.broker)
         self._poller.register(self._broker, zmq.POLLIN)
         self._hello()
+        for stream in settings.streams:
+            self._connect(Connect(stream.endpoint, stream.protocol))
 
     def run(self, lifeline: Lifeline) -> None:
         """Work until the end."""

@@ -68,6 +68,7 @@ class Pool:
         roots: Sequence[Path] = (),
         nexus: Path | None = None,
         recorder: RecorderCommand | None = None,
+        streams: Sequence[tuple[str, str]] = (),
         ring_bytes: int = 256 << 20,
         chaos: Chaos | None = None,
     ) -> Self:
@@ -85,6 +86,8 @@ class Pool:
             Where the NeXus files go; by default ``directory/nexus``.
         recorder
             What to run as the recorder. It writes to the catalog, so its command comes from outside.
+        streams
+            Endpoints and protocols of detectors that the ingest pulls from at once; others are named by the runs.
         ring_bytes
             How many bytes of frames may wait in shared memory before new ones are dropped and counted.
         chaos
@@ -130,7 +133,7 @@ class Pool:
             role(
                 "ingest",
                 "ingest",
-                {"name": "ingest", "broker": endpoints.broker, "ring_bytes": ring_bytes}
+                {"name": "ingest", "broker": endpoints.broker, "ring_bytes": ring_bytes, "streams": list(streams)}
                 | ({} if chaos is None else asdict(chaos)),
             ),
         ]

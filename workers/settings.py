@@ -81,6 +81,8 @@ class Settings(BaseSettings):
     ring_bytes: int = Field(default=256 << 20, ge=1 << 20)
     """Bytes of frames that may wait in shared memory before new ones are dropped and counted."""
     beamline: BeamlineSettings | None = None
+    recipes: list[dict[str, Any]] = Field(default_factory=list)
+    """What is reduced when a plan doesn't say; each a table with name, reducer, source and params."""
     model: str = Field(default="500k", pattern="^(500k|4M)$")
     """The simulated Eiger."""
     seed: int = Field(default=1, ge=0)

@@ -12,13 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.resources import as_file, files
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-import msgspec
-
+from .beamline import connect, data_folders, simulated_addresses, simulated_beamline
+from .defaults import default_recipes
 from .recording import Recording
 from .session_log import session_log
 from .workers.assets import AssetStore
@@ -166,6 +165,7 @@ class Session:
                     nexus=directory / "nexus",
                     roots=[raw, *data_folders(beamline)],
                     recorder=lambda endpoints, ledger: recorder_command(endpoints, ledger, catalog),
+                    streams=[(beamline.eiger.stream, "simplon-1")],
                     ring_bytes=settings.ring_bytes,
                     chaos=chaos,
                 )
@@ -191,7 +191,7 @@ class Session:
         from .callbacks.following import Follower
 
         devices = connect(beamline, directory / "raw")
-        recipes = default_recipes(pool, settings.model, recording)
+        recipes = default_recipes(settings, recording, AssetStore(pool.assets))
         engine = RunEngine(persistent_metadata(directory))  # type: ignore[arg-type]  # any mapping will do
         # PersistentDict writes once more when the last reference goes: now, while its folder is surely there.
         stack.callback(lambda: setattr(engine, "md", dict(engine.md)))
@@ -245,30 +245,6 @@ class _Closing(ExitStack):
         return self._process
 
 
-def simulated_beamline(settings: Settings, recording: Recording) -> Process:
-    """Return the simulated beamline's process, not started."""
-    directory = settings.directory.resolve()
-    command = [sys.executable, "-m", "haltere", "sim", "--json", "--until-eof"]
-    command += ["--seed", str(settings.seed), "--model", settings.model, "--data", str(directory / "raw")]
-    if recording.frames is not None:
-        command += ["--frames", str(recording.frames)]
-    if recording.flip is not None:
-        command += ["--flip", recording.flip]
-    if recording.poni is not None:
-        command += ["--poni", str(recording.poni)]
-    return Process("simulated beamline", command, directory / "logs" / "sim.log", restart=False)
-
-
-def simulated_addresses(line: dict[str, Any]) -> BeamlineSettings:
-    """Return the addresses that ``haltere sim --json`` printed."""
-    return BeamlineSettings.model_validate({key: value for key, value in line.items() if key != "pid"})
-
-
-def data_folders(beamline: BeamlineSettings) -> list[Path]:
-    """Return the folders that the instruments write to."""
-    return [beamline.eiger.data_dir, beamline.xspress3.data_dir]
-
-
 def recorder_command(endpoints: Endpoints, ledger: Path, catalog: Catalog) -> Sequence[str]:
     """Return what the pool runs as its recorder."""
     settings = {
@@ -279,67 +255,6 @@ def recorder_command(endpoints: Endpoints, ledger: Path, catalog: Catalog) -> Se
         "api_key_file": str(catalog.api_key_file),
     }
     return [sys.executable, "-m", "haltere.callbacks.recorder", json.dumps(settings)]
-
-
-def connect(beamline: BeamlineSettings, data: Path) -> dict[str, Any]:
-    """Return the devices at these addresses, each checked to answer.
-
-    Raises
-    ------
-    DetectorError
-        One doesn't: names it, where it should be, and what to look at.
-    """
-    from .devices.eiger import Eiger
-    from .devices.pilc import PiLC
-    from .devices.stage import Stage
-    from .devices.xspress3 import Xspress3
-
-    eiger = Eiger(
-        beamline.eiger.rest,
-        name="eiger",
-        stream=beamline.eiger.stream,
-        data_dir=beamline.eiger.data_dir,
-        api=beamline.eiger.api,
-        labels={"detectors"},
-    )
-    xspress3 = Xspress3(
-        beamline.xspress3.tango, name="xspress3", data_dir=beamline.xspress3.data_dir, labels={"detectors"}
-    )
-    pilc = PiLC(
-        beamline.pilc.trigger_generator,
-        name="pilc",
-        axes=beamline.pilc.axes,
-        data_dir=data / "pilc",
-        scan_slave=beamline.pilc.scan_slave,
-        labels={"detectors"},
-    )
-    stage = Stage(beamline.stage, name="stage")
-    for device in (eiger, xspress3, pilc, stage):
-        device.wait_for_connection(timeout=10)
-    return {"eiger": eiger, "xspress3": xspress3, "pilc": pilc, "stage": stage}
-
-
-def default_recipes(pool: Pool, model: str, recording: Recording) -> tuple[Recipe, ...]:
-    """Return the recipes of the simulated beamline: diffraction patterns, element areas, positions."""
-    from .devices.sim.eiger_geometry import default_poni
-    from .devices.sim.eiger_geometry import model as eiger_model
-    from .workers.reducers import geometry
-    from .workers.reducers.azimuthal import recipe_params
-    from .workers.reducers.fluorescence import recipe_params as basis_params
-
-    store = AssetStore(pool.assets)
-    if recording.poni is None:
-        # The shape is told, so that pyFAI needn't be loaded to look it up: a second of the session's start.
-        poni = msgspec.structs.replace(geometry.parse(default_poni(model)), shape=eiger_model(model).shape)
-    else:
-        poni = geometry.load(recording.poni)
-    with as_file(files("haltere.devices.sim") / "demo_xrf.npz") as basis:
-        xrf = basis_params(basis, store)
-    return (
-        Recipe("xrd", "azimuthal", "eiger", recipe_params(msgspec.to_builtins(poni), bins=1000, unit="2th_deg")),
-        Recipe("xrf", "fluorescence", "xspress3", xrf),
-        Recipe("positions", "columns", "pilc"),
-    )
 
 
 def persistent_metadata(directory: Path) -> MutableMapping[str, Any]:
