@@ -44,4 +44,4 @@ class Recording:
         try:
             geometry.load(self.poni).fits(frame.shape, str(self.frames))
         except ReductionError as error:
-            raise SettingsError(f"--poni {self.poni}: {error}") from None
+            raise SettingsError(f"--poni {self.poni}: {str(error).removeprefix(f'poni {self.poni}: ')}") from None

@@ -12,8 +12,10 @@ from .outcome import Outcome, outcome
 from .session import recorder_command
 from .session_log import session_log
 from .workers.assets import AssetStore
-from .workers.errors import PoolError, SettingsError
+from .workers.errors import FileError, PoolError, ReductionError, SettingsError
 from .workers.pool import Pool, make_folder
+from .workers.recipes import outputs
+from .workers.wire.messages import InputSpec
 
 SOURCE: Final = "detector"
 """What a recorded detector is called in the documents."""
@@ -53,15 +55,17 @@ def reduce_recorded(
     from .callbacks.recipe_file import read_recipe
     from .callbacks.recorded import find_all, reduce_files
 
-    for path in files:
-        if not path.is_file():
-            raise SettingsError(f"{path}: there is no such file")
-    find_all(files, dataset)  # before anything is started
     directory = directory.resolve()
-    make_folder(directory / "logs")
+    try:  # before anything is started
+        frames = find_all(files, dataset)[0]
+        make_folder(directory)
+        make_folder(directory / "logs")
+        chosen = read_recipe(recipe, source=SOURCE, poni=poni, assets=AssetStore(directory / "pool" / "assets"))
+        outputs(chosen.spec(), [InputSpec(f"{SOURCE}_image", frames.shape, frames.dtype)])
+    except (FileError, ReductionError) as error:
+        raise SettingsError(str(error)) from None
     folders = sorted({path.resolve().parent for path in files})
     nexus = directory / "nexus"
-    chosen = read_recipe(recipe, source=SOURCE, poni=poni, assets=AssetStore(directory / "pool" / "assets"))
     with ExitStack() as stack:
         stack.enter_context(session_log(directory / "logs" / "session.log"))
         catalog = Catalog.start(directory / "catalog", readable=[*folders, nexus])

@@ -69,11 +69,15 @@ def load(poni: Path | str | Mapping[str, Any] | Geometry) -> Geometry:
     if isinstance(poni, Path) or (isinstance(poni, str) and "\n" not in poni):
         try:
             with open(poni, encoding="utf-8") as file:
-                poni = file.read(MAX_PONI + 1)
+                text = file.read(MAX_PONI + 1)
         except (OSError, UnicodeDecodeError) as error:
             raise ReductionError(f"poni {poni} can't be read: {getattr(error, 'strerror', error)}") from None
-        poni += "\n"
-    geometry = parse(poni)
+        try:
+            geometry = parse(text + "\n")
+        except ReductionError as error:
+            raise ReductionError(f"poni {poni}: {str(error).removeprefix('poni: ')}") from None
+    else:
+        geometry = parse(poni)
     if geometry.shape is None and geometry.detector != "Detector":
         geometry = msgspec.structs.replace(geometry, shape=_detector(geometry).max_shape)
     return geometry
