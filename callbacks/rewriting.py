@@ -102,9 +102,9 @@ class Rewriting:
                 # A server's answer that it can't may be its last word; no answer never is.
                 final = not isinstance(error, httpx.TransportError | PoolError) and tries >= TRIES
                 if final or run.overflowed or self.closing.is_set():
-                    raise HaltereError(f"run {uid} isn't in the catalog whole: {error!r}") from error
+                    raise HaltereError(f"run {uid} isn't in the catalog whole: {first_line(error)}") from error
                 if tries == 1:
-                    log.warning("run %s: the catalog can't be written (%r); trying on", uid, error)
+                    log.warning("run %s: the catalog can't be written; trying on: %s", uid, first_line(error))
             self.closing.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -155,3 +155,12 @@ class _Run:
         self.writer: Callable[[str, Document], None] | None = None
         self.skipped = False
         self.overflowed = False
+
+
+def first_line(error: Exception) -> str:
+    r"""Return an error's kind, and the first line of what it says.
+
+    >>> first_line(RuntimeError("500 Internal Server Error\nFor more information, ask"))
+    'RuntimeError: 500 Internal Server Error'
+    """
+    return f"{type(error).__name__}: {error}".splitlines()[0]

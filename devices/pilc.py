@@ -271,7 +271,7 @@ class PiLC(WritesFiles, TangoDevice):
                     break
                 tick.wait(POLL)
             if state != "ON":
-                raise DetectorError(f"{self.name}: {self.prefix} is in state {state} (look at its status)")
+                raise self.fault(state)
         except Exception as error:
             reason = error if isinstance(error, DetectorError) else DetectorError(f"{self.name}: {error}")
             line.set_exception(reason)

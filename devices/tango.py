@@ -301,6 +301,11 @@ class TangoDevice(Device):  # type: ignore[misc]  # ophyd carries no types
         """Run a Tango command."""
         return self.connection.command(self.name, command, argument)
 
+    def fault(self, state: str) -> DetectorError:
+        """Return the error that it is in this state, with what it says of it itself."""
+        status = " ".join(str(self.connection.read(self.name, "Status")[0]).split())
+        return DetectorError(f"{self.name}: {self.prefix} is in state {state}: {status[:300]}")
+
 
 def Tango(attribute: str, *, kind: str = "normal", **kwargs: Any) -> Any:  # noqa: N802 - it stands where a class would
     """Declare a Tango attribute of a :class:`TangoDevice`: ``exposure = Tango("ExposureTime", kind="config")``."""

@@ -207,7 +207,7 @@ class Xspress3(WritesFiles, TangoDevice):
         changed = threading.Event()
         while (state := self.state.get()) != wanted:
             if state == "FAULT":
-                raise DetectorError(f"{self.name}: {self.prefix} is in state FAULT (look at its status)")
+                raise self.fault(state)
             if time.monotonic() > deadline:
                 raise DetectorError(f"{self.name}: {self.prefix} still in state {state} after {patience:g} s")
             changed.wait(0.005)

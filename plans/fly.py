@@ -405,18 +405,25 @@ class _GridScan:
             try:
                 yield from bps.stop(device)
             except (DetectorError, FailedStatus) as failure:
-                logger.warning("while stopping: %s", failure)
+                self._warn("while stopping", failure, error)
         try:
             yield from self._collect()
         except (DetectorError, FailedStatus, OSError) as failure:
-            logger.warning("while collecting what there is: %s", failure)
+            self._warn("while collecting what there is", failure, error)
+
+    @staticmethod
+    def _warn(when: str, failure: Exception, known: Exception | None = None) -> None:
+        """Say what else failed, unless it is what the plan fails with anyway."""
+        cause = (failure.__cause__ if isinstance(failure, FailedStatus) else None) or failure
+        if str(cause) != str(known):
+            logger.warning("%s: %s", when, cause)
 
     def _restore(self) -> MsgGenerator[Any]:
         """Give the stage its velocity back, and take the progress bar away."""
         try:
             yield from self._velocity(self._travel)
         except (DetectorError, FailedStatus) as failure:
-            logger.warning("while restoring: %s", failure)
+            self._warn("while restoring", failure)
         status = self.pilc.complete()
         if self._shown and status.done and status.success:
             # Registered again, because an interruption may have made the RunEngine forget it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOGGERS = ("bluesky", "haltere")
@@ -23,6 +23,31 @@ class Terminal(logging.Handler):
             self.handleError(record)
 
 
+class LogFile(logging.FileHandler):
+    """A log's file; that it can't be written, on a full disk, is said once and stops nothing."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, delay=True)
+        self.unwritten = 0
+        """Records that aren't in the file."""
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name for it
+        """Count it."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self.unwritten += 1
+        if self.unwritten == 1:
+            print(f"haltere: {self.baseFilename} can't be written: {error.strerror}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Close it, whatever of it could be written."""
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def session_log(path: Path) -> Iterator[None]:
     """Keep the logs of bluesky and haltere in a file; show haltere's warnings and errors.
@@ -34,8 +59,7 @@ def session_log(path: Path) -> Iterator[None]:
     path
         The file, appended to; made when there is something to write. Its folder must be there.
     """
-    file = logging.FileHandler(path, delay=True)
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    file = LogFile(path)
     terminal = Terminal(logging.WARNING)
     propagated = {name: logging.getLogger(name).propagate for name in LOGGERS}
     for name in LOGGERS:

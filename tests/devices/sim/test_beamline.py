@@ -197,4 +197,6 @@ def test_a_data_folder_that_cannot_be_written_is_said_in_one_line(tmp_path: Path
         [*COMMAND, "--data-dir", tmp_path / "file" / "sub"], capture_output=True, text=True, timeout=30, check=False
     )
     assert ended.returncode == 2
-    assert ended.stderr.splitlines() == [f"data folder {tmp_path}/file/sub can't be written: Not a directory"]
+    assert ended.stderr.splitlines() == [
+        f"data folder {tmp_path}/file/sub can't be written: Not a directory; name another with --data"
+    ]
