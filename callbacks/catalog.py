@@ -43,6 +43,7 @@ class Catalog:
         self.api_key_file = api_key_file
         """A file of mode 0600 that holds the API key."""
         self._process = process
+        self._root: Any = None
         self._clients: dict[str, Any] = {}
 
     @classmethod
@@ -149,9 +150,10 @@ class Catalog:
 
     def close(self) -> None:
         """Close the connections, and end the server if it was started here. May be called again."""
-        for client in self._clients.values():
-            client.context.http_client.close()
         self._clients.clear()
+        if self._root is not None:
+            self._root.context.http_client.close()
+            self._root = None
         if self._process is not None:
             self._process.close()
 
@@ -164,11 +166,12 @@ class Catalog:
         self.close()
 
     def _client(self, name: str) -> CatalogOfBlueskyRuns:
+        if self._root is None:
+            self._root = connect(self.uri, read_key(self.api_key_file))
         if name not in self._clients:
-            client = connect(self.uri, read_key(self.api_key_file))
-            if name not in client:
+            if name not in self._root:
                 raise SettingsError(f"catalog {self.uri} has no {name!r}; its owner must make it")
-            self._clients[name] = client[name]
+            self._clients[name] = self._root[name]
         found: CatalogOfBlueskyRuns = self._clients[name]
         return found
 
