@@ -166,6 +166,8 @@ class Xspress3(WritesFiles, TangoDevice):
     def check_armed(self) -> None:
         """Raise a DetectorError if it doesn't wait for gates any more."""
         state = self.state.get()
+        if state == "FAULT":
+            raise self.fault(state)
         if state != "MOVING":
             raise DetectorError(
                 f"{self.name}: {self.prefix} is in state {state} in the middle of a scan, "

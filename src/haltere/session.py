@@ -277,4 +277,4 @@ def _import_devices() -> None:
     import_module("haltere.callbacks.access")
 
 
-__all__ = ["HaltereError", "Recording", "Session"]
+__all__ = ["HaltereError", "Recording", "Session", "connect"]
