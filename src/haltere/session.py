@@ -21,7 +21,7 @@ from .defaults import default_recipes
 from .recording import Recording
 from .session_log import session_log
 from .workers.assets import AssetStore
-from .workers.errors import HaltereError
+from .workers.errors import HaltereError, PoolError
 from .workers.pool import Chaos, Endpoints, Pool, make_folder
 from .workers.process import Process
 from .workers.recipes import Recipe
@@ -96,13 +96,13 @@ class Session:
 
         Raises
         ------
-        TimeoutError
+        PoolError
             It isn't after ``timeout`` seconds.
         """
         run = run or str(self.db[-1].start["uid"])
         stop = self.follower.wait(run, timeout)
         if not self.raw_writer.flush(RECORDED) or not self.catalog.wait_processed(stop["run_start"], RECORDED):
-            raise TimeoutError(f"run {run} is reduced, but after {RECORDED:.0f} s it isn't whole in the catalog")
+            raise PoolError(f"run {run} is reduced, but after {RECORDED:.0f} s it isn't whole in the catalog")
         return stop
 
     @classmethod
