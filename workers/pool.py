@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+import psutil
+
 from .asking import ask
 from .errors import PoolError, SettingsError
 from .process import Process
@@ -41,6 +43,9 @@ class Chaos:
     drop_every: int = 10
     drop_group: int = 20
 
+
+SOCKETS: Final = "haltere-pool-"
+"""What the folders of Unix sockets are called, with their owner's pid behind."""
 
 RecorderCommand = Callable[[Endpoints, Path], Sequence[str]]
 """Given the endpoints and the ledger's path, what to run as the recorder."""
@@ -108,7 +113,8 @@ class Pool:
             make_folder(folder)
         check_shared_memory(ring_bytes)
         # A Unix socket's path has 107 characters at most, so the sockets don't lie in `directory`.
-        sockets = Path(tempfile.mkdtemp(prefix="haltere-"))
+        sweep_sockets()
+        sockets = Path(tempfile.mkdtemp(prefix=f"{SOCKETS}{os.getpid()}-"))
         endpoints = Endpoints(*(f"ipc://{sockets}/{role}" for role in ("broker", "sink", "recorder")))
         ledger = directory / "ledger.db"
 
@@ -212,6 +218,14 @@ class Pool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def sweep_sockets() -> None:
+    """Remove the folders of sockets whose owners were killed before they could."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{SOCKETS}*-*"):
+        pid = folder.name.removeprefix(SOCKETS).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)) and folder.stat().st_uid == os.getuid():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_folder(path: Path) -> None:
