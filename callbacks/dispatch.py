@@ -50,6 +50,8 @@ class Dispatcher(DocumentRouter):
         super().__init__()
         self.lost = 0
         """Documents that found the queue full."""
+        self.passed_over = 0
+        """Documents that couldn't be read; the log says which and why."""
         self._core = DispatchCore(time_ns() // 1000, recipes, roots)
         self._waiting: list[tuple[str, Document]] = []
         self._datums: dict[str | None, int] = {}
@@ -168,8 +170,8 @@ class Dispatcher(DocumentRouter):
                 try:
                     self._turn(self._socket in events)
                 except Exception:
-                    # Whatever is wrong with one document, the next runs must still be told of.
-                    log.exception("the dispatcher passes over a document")
+                    # Whatever went wrong in one turn, the next runs must still be told of.
+                    log.exception("the dispatcher's turn failed")
         finally:
             self._socket.close()
             self._wake_in.close()
@@ -195,6 +197,7 @@ class Dispatcher(DocumentRouter):
                 try:
                     core.document(name, doc)
                 except Exception:
+                    self.passed_over += 1
                     log.exception("the dispatcher passes over a %s document", name)
             if greet or core.impatient(now):
                 self._send(encode(Hello(VERSION, "dispatcher", "session", core.session)))

@@ -111,6 +111,7 @@ def test_a_run_engine_is_never_raised_into_and_the_next_run_is_told(
         dispatcher(name, doc)
     assert dispatcher.wait_acknowledged(scan.uid, 10)
     assert "passes over a start document" in caplog.text
+    assert dispatcher.passed_over == 5, "all but the descriptor, which belongs to no run known here"
 
 
 def test_a_run_without_detectors_opens_and_closes(sink: Sink, dispatcher: Dispatcher) -> None:
