@@ -7,6 +7,7 @@ One run, two measurements of the same frames from the same simulated Eiger (500k
 - *path*: ingest, broker, workers, sink and recorder, ledger and NeXus file, every frame accounted for.
 
 ``outside`` is the CPU time of all processes less what the reducers spent (reading, decoding and reducing), per frame.
+``ledger`` is the sink's share of it without the NeXus file: taking results, checking them, committing them, answering.
 The simulated detector, the catalog server and the session that flies are not part of the path and are left out.
 """
 
@@ -47,6 +48,9 @@ WARM_UP: Final = 200
 RING: Final = 2 << 30
 """Bytes of shared memory: the detector is faster than two workers, and what is dropped takes the other path."""
 
+DWELL: Final = 5e-3
+"""s; what the run says of its points: it makes batches of 20, the smallest of a scan that is worth hurrying for."""
+
 COUNTED: Final = ("ingest", "broker", "sink", "recorder", "worker")
 
 
@@ -72,7 +76,7 @@ def measure_path(session: Session, frames: int) -> dict[str, Any]:
     """Let the pool reduce ``frames``; return its figures."""
     warm = fly(session, WARM_UP)
     await_beats(session, warm["frames"]["eiger"]["expected"])
-    before, (frames_before, us_before) = cpu(session), reducers(session)
+    before, (frames_before, us_before), sink_before = cpu(session), reducers(session), sink(session)
     began = perf_counter()
     stop = fly(session, frames)
     wall = perf_counter() - began
@@ -82,6 +86,7 @@ def measure_path(session: Session, frames: int) -> dict[str, Any]:
     spent = {name: seconds - before[name] for name, seconds in cpu(session).items()}
     frames_after, us_after = reducers(session)
     reduced, reduce_s = frames_after - frames_before, (us_after - us_before) / 1e6
+    committed = {name: each - sink_before[name] for name, each in sink(session).items()}
     spent["worker"] -= reduce_s
     return {
         "detector": "Eiger 500k, uint16, bslz4",
@@ -89,7 +94,9 @@ def measure_path(session: Session, frames: int) -> dict[str, Any]:
         "workers": session.settings.workers,
         **{name: accounts[name] for name in ("expected", "live", "backfilled", "quarantined", "lost")},
         "path_frames_per_s": round(frames / wall, 1),
+        "path_frames_per_batch": round(committed["frames"] / max(committed["results"], 1), 1),
         "path_reducer_cpu_ms_per_frame": per_frame(reduce_s, reduced),
+        "path_ledger_cpu_ms_per_frame": per_frame(committed["ledger_us"] / 1e6, committed["frames"]),
         "path_outside_cpu_ms_per_frame": per_frame(sum(spent.values()), frames),
         **{f"path_{name}_cpu_ms_per_frame": per_frame(seconds, frames) for name, seconds in spent.items()},
     }
@@ -130,7 +137,7 @@ def burst(session: Session, frames: int) -> MsgGenerator[None]:
     recipes = [msgspec.to_builtins(each) for each in session.recipes if each.source == eiger.name]
 
     @bpp.stage_decorator([eiger])  # type: ignore[untyped-decorator]
-    @bpp.run_decorator(md={"plan_name": "burst", "recipes": recipes, "dwell": 1e-3})  # type: ignore[untyped-decorator]
+    @bpp.run_decorator(md={"plan_name": "burst", "recipes": recipes, "dwell": DWELL})  # type: ignore[untyped-decorator]
     def inner() -> MsgGenerator[None]:
         yield from bps.abs_set(eiger.nimages_per_file, frames, wait=True)
         yield from bps.prepare(eiger, burst_info(eiger, frames), wait=True)
@@ -222,6 +229,14 @@ def await_beats(session: Session, frames: int, timeout: float = 5.0) -> None:
     deadline, pause = perf_counter() + timeout, Event()
     while reducers(session)[0] < frames and perf_counter() < deadline:
         pause.wait(0.1)
+
+
+def sink(session: Session) -> dict[str, int]:
+    """Return how many results and frames the sink has taken so far, and how many µs of CPU that took it."""
+    said = session.pool.status()["sink"]
+    if said is None:
+        raise PoolError("the sink doesn't answer (see its log in the pool's folder)")
+    return {name: said[name] for name in ("results", "frames", "ledger_us")}
 
 
 def reducers(session: Session) -> tuple[int, int]:

@@ -73,6 +73,7 @@ class Sink:
         os.set_blocking(self._wake_out, False)
         self.nexus = NexusFollower(Path(settings.ledger), self._wake, build=build)
         self._uncompleted: dict[str, str | None] = {}
+        self._cpu_us = time.thread_time_ns() // 1000
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._socket.linger = 0
@@ -139,6 +140,7 @@ class Sink:
             self.nexus.finish(run)
         self._complete()
         self._send(self.core.tick(self._clock()))
+        self.core.counters.ledger_us = time.thread_time_ns() // 1000 - self._cpu_us  # the NeXus file has its own thread
 
     def _hear(self) -> None:
         for _ in range(TURN):

@@ -132,6 +132,8 @@ class Counters:
     gaps: int = 0
     commits: int = 0
     errors: int = 0
+    ledger_us: int = 0
+    """µs of CPU that taking results, writing them to the ledger and answering took; the shell keeps it."""
     last_bad: str = ""
     last_error: str = ""
 
