@@ -19,7 +19,7 @@ import numpy as np
 from .. import __version__
 from ..workers import recipes
 from ..workers.errors import ReductionError
-from ..workers.ledger import BatchRow, ConstRow
+from ..workers.ledger_rows import BatchRow, ConstRow
 from ..workers.payload import unpack
 from ..workers.reducers.base import Output
 from ..workers.wire.messages import QUARANTINED, RecipeSpec, StreamOpen
@@ -156,7 +156,7 @@ class ProcessedDocuments:
         exit_status, reason
             The raw run's.
         accounting
-            :meth:`~haltere.workers.ledger.LedgerReader.accounting`.
+            :meth:`~haltere.workers.ledger_reader.LedgerReader.accounting`.
         """
         found = self.close({name: int(each.get("expected", 0)) for name, each in accounting.items()})
         for position in self._position_streams():

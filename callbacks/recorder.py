@@ -28,7 +28,8 @@ from typing import Any, Final
 import zmq
 
 from ..workers.errors import FileError, HaltereError, ReductionError, WireError
-from ..workers.ledger import BatchRow, ConstRow, LedgerReader, RunRow
+from ..workers.ledger_reader import LedgerReader
+from ..workers.ledger_rows import BatchRow, ConstRow, RunRow
 from ..workers.lifeline import Lifeline, announce
 from ..workers.wire.documents import (
     FULL_ANSWER,

@@ -32,7 +32,7 @@ import h5py
 import numpy as np
 
 from . import nexus_layout as layout
-from .ledger import BatchRow, ConstRow, RunRow
+from .ledger_rows import BatchRow, ConstRow, RunRow
 from .nexus_recipe import RecipeGroup, nx_group
 from .payload import unpack
 from .reducers.base import Output

@@ -18,7 +18,8 @@ from typing import Any, Final, NamedTuple
 
 from . import recipes
 from .errors import FileError, ReductionError
-from .ledger import BatchRow, LedgerReader, RunRow, stream_total
+from .ledger_reader import LedgerReader
+from .ledger_rows import BatchRow, RunRow, stream_total
 from .nexus import NexusFile, Outputs
 from .wire.messages import Expect, RecipeSpec, StreamOpen
 

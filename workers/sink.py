@@ -20,7 +20,9 @@ from msgspec import Meta, Struct
 
 from . import nexus_layout, recipes
 from .errors import HaltereError, SettingsError, WireError
-from .ledger import Group, Ledger, LedgerReader
+from .ledger import Ledger
+from .ledger_reader import LedgerReader
+from .ledger_rows import Group
 from .lifeline import Lifeline, announce
 from .nexus_follower import NexusFollower
 from .payload import MAX_PAYLOAD

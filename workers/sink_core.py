@@ -1,6 +1,6 @@
 """The sink without its sockets and files: what is buffered for the ledger, who is owed an answer, what is complete.
 
-What comes in waits in a buffer until a :class:`~.ledger.Group` of it is committed; only then is anybody answered.
+What comes in waits in a buffer until a :class:`~.ledger_rows.Group` of it is committed; only then is anybody answered.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from . import recipes
 from .errors import ReductionError, WireError
 from .intervals import IntervalSet
-from .ledger import BatchRow, ConstRow, Control, Group, Outcome, RunRow, account, mark, stream_total
+from .ledger_rows import BatchRow, ConstRow, Control, Group, Outcome, RunRow, account, mark, stream_total
 from .payload import pack, unpack
 from .reducers.base import Output
 from .wire.messages import (

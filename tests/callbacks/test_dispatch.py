@@ -15,7 +15,7 @@ from bluesky import RunEngine
 from haltere.callbacks.catalog import Catalog, raw_writer
 from haltere.callbacks.dispatch import Dispatcher
 from haltere.callbacks.dispatch_core import Control, DispatchCore
-from haltere.workers.ledger import Outcome
+from haltere.workers.ledger_rows import Outcome
 from haltere.workers.recipes import Recipe
 from haltere.workers.sink_core import SinkCore
 from haltere.workers.wire.messages import Ack, Expect, RunClose, RunOpen, StreamOpen, Welcome, decode, encode

@@ -19,7 +19,9 @@ from haltere.callbacks.catalog import Catalog
 from haltere.callbacks.dispatch import Dispatcher
 from haltere.callbacks.following import Follower
 from haltere.callbacks.recorder import Journal, Recorder, answer
-from haltere.workers.ledger import BatchRow, Group, Ledger, LedgerReader
+from haltere.workers.ledger import Ledger
+from haltere.workers.ledger_reader import LedgerReader
+from haltere.workers.ledger_rows import BatchRow, Group
 from haltere.workers.payload import Piece, pack
 from haltere.workers.pool import Endpoints, Pool
 from haltere.workers.recipes import Recipe, cfg_hash, processed_uid

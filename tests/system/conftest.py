@@ -14,7 +14,7 @@ import pytest
 import zmq
 
 from haltere.workers.assets import AssetStore
-from haltere.workers.ledger import LedgerReader
+from haltere.workers.ledger_reader import LedgerReader
 from haltere.workers.pool import Pool
 from haltere.workers.wire.messages import (
     VERSION,

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from haltere.workers.errors import FileError, SettingsError
-from haltere.workers.ledger import ConstRow, Group, Ledger, LedgerReader
+from haltere.workers.ledger import Ledger
+from haltere.workers.ledger_reader import LedgerReader
+from haltere.workers.ledger_rows import ConstRow, Group
 from haltere.workers.payload import Piece, pack, unpack
 from haltere.workers.wire.messages import LOST, QUARANTINED, RunOpen, StreamOpen
 
@@ -128,7 +130,8 @@ import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from flying import control, row
-from haltere.workers.ledger import Group, Ledger
+from haltere.workers.ledger import Ledger
+from haltere.workers.ledger_rows import Group
 ledger = Ledger(Path({str(path)!r}))
 ledger.commit(Group(control=[(message, None) for message in control()], sessions={{7: 8}}), 1.0)
 for first in range(0, 16, 4):

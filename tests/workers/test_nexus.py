@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from haltere.workers import nexus_layout as layout
-from haltere.workers.ledger import BatchRow, ConstRow, RunRow
+from haltere.workers.ledger_rows import BatchRow, ConstRow, RunRow
 from haltere.workers.nexus import NexusFile
 from haltere.workers.payload import Piece, pack
 from haltere.workers.reducers.base import Output

@@ -19,7 +19,8 @@ import pytest
 import zmq
 
 from haltere.workers.errors import SettingsError
-from haltere.workers.ledger import LedgerReader, RunRow
+from haltere.workers.ledger_reader import LedgerReader
+from haltere.workers.ledger_rows import RunRow
 from haltere.workers.sink import Sink, SinkSettings
 from haltere.workers.wire.messages import AnyMessage, Done, Hello, Message, RunOpen, decode, encode
 

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from haltere.workers.ledger import Ledger, LedgerReader, RunRow
+from haltere.workers.ledger import Ledger
+from haltere.workers.ledger_reader import LedgerReader
+from haltere.workers.ledger_rows import RunRow
 from haltere.workers.reducers.base import Output
 from haltere.workers.sink_core import GROUP_SECONDS, MAX_RANGES, SinkCore
 from haltere.workers.wire.messages import (
