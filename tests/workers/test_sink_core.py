@@ -15,7 +15,9 @@ from haltere.workers.ledger import Ledger
 from haltere.workers.ledger_reader import LedgerReader
 from haltere.workers.ledger_rows import RunRow
 from haltere.workers.reducers.base import Output
-from haltere.workers.sink_core import GROUP_SECONDS, MAX_RANGES, SinkCore
+from haltere.workers.sink_books import MAX_RANGES
+from haltere.workers.sink_core import SinkCore
+from haltere.workers.sink_group import GROUP_SECONDS
 from haltere.workers.wire.messages import (
     LIVE,
     LOST,
