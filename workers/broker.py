@@ -6,15 +6,17 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from typing import Annotated, Any, Final
 
-import msgspec
 import zmq
-from msgspec import Meta, Struct
+from msgspec import Meta
 
+from . import shell
 from .broker_core import SINK, BrokerCore, Send, Times
-from .errors import HaltereError, SettingsError, WireError
+from .errors import SettingsError, WireError
 from .lifeline import Lifeline, announce
+from .shell import ShellSettings
 from .wire.messages import MAX_CONTROL, decode, encode
 
 log = logging.getLogger(__name__)
@@ -28,12 +30,11 @@ TURN: Final = 500
 LOG_EVERY: Final = 10.0
 
 
-class BrokerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class BrokerSettings(ShellSettings, frozen=True):
     """What it is told at the start. ``lease`` and ``liveness`` are in seconds."""
 
     bind: str
     sink: str
-    log: str = "INFO"
     lease: Annotated[float, Meta(gt=0)] = 90.0
     liveness: Annotated[float, Meta(gt=0)] = 3.0
 
@@ -149,29 +150,17 @@ class Broker:
                 self.core.unreachable(peer, message, now)
 
 
+def work(settings: BrokerSettings, lifeline: Lifeline) -> None:
+    """Be a broker until the end."""
+    with closing(Broker(settings)) as broker:
+        announce(role="broker", ready=True, endpoint=broker.endpoint)
+        broker.run(lifeline)
+        log.info("ended; %s", dict(broker.core.counts))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM or the end of standard input."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if len(arguments) != 1:
-            raise SettingsError("broker: expected its settings as one JSON argument")
-        try:
-            settings = msgspec.json.decode(arguments[0], type=BrokerSettings)
-        except msgspec.DecodeError as error:
-            raise SettingsError(f"broker: settings: {error}") from None
-        logging.basicConfig(level=settings.log, format="%(asctime)s broker %(levelname)s %(message)s")
-        lifeline = Lifeline()
-        broker = Broker(settings)
-        try:
-            announce(role="broker", ready=True, endpoint=broker.endpoint)
-            broker.run(lifeline)
-        finally:
-            broker.close()
-            log.info("ended; %s", dict(broker.core.counts))
-    except HaltereError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return shell.run("broker", BrokerSettings, work, argv)
 
 
 if __name__ == "__main__":

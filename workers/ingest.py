@@ -11,16 +11,19 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Annotated, Any, Final, Protocol, cast
 
 import msgspec
 import zmq
 from msgspec import Meta, Struct
 
-from .errors import HaltereError, SettingsError, WireError
+from . import shell
+from .errors import WireError
 from .ingest_core import IngestCore, Source
 from .lifeline import Lifeline, announce
 from .ring import Ring
+from .shell import ShellSettings
 from .wire.messages import Beat, Connect, Dropped, Frames, Free, Hello, Message, Welcome, decode, encode
 
 log = logging.getLogger(__name__)
@@ -46,7 +49,7 @@ class Stream(Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     protocol: str
 
 
-class IngestSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class IngestSettings(ShellSettings, frozen=True):
     """What it is told at the start."""
 
     broker: str
@@ -56,7 +59,7 @@ class IngestSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     group: Annotated[int, Meta(ge=1, le=256)] = 64
     drop_every: Annotated[int, Meta(ge=2)] | None = None
     drop_group: Annotated[int, Meta(ge=1)] = 20
-    streams: Annotated[list[Stream], Meta(max_length=64)] = []
+    streams: Annotated[list[Stream], Meta(max_length=64)] = msgspec.field(default_factory=list)
     """Detectors to pull from at once, before any run names them: a scan's first frames come while it is announced."""
 
 
@@ -259,36 +262,20 @@ class Ingest:
         self._context.term()
 
 
+def work(settings: IngestSettings, lifeline: Lifeline) -> None:
+    """Be an ingest until the end."""
+    with Ring.create(settings.ring_bytes) as ring, closing(Ingest(settings, ring)) as ingest:
+        announce(role="ingest", ready=True, name=settings.name, ring=ring.name)
+        ingest.run(lifeline)
+        core = ingest.core
+        log.info(
+            "%d frames, %d bytes, dropped %s, malformed %d", core.frames, core.bytes, dict(core.dropped), core.malformed
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM or the end of standard input."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s ingest %(levelname)s %(message)s")
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if len(arguments) != 1:
-            raise SettingsError("ingest: expected its settings as one JSON argument")
-        try:
-            settings = msgspec.json.decode(arguments[0], type=IngestSettings)
-        except msgspec.DecodeError as error:
-            raise SettingsError(f"ingest: settings: {error}") from None
-        lifeline = Lifeline()
-        with Ring.create(settings.ring_bytes) as ring:
-            ingest = Ingest(settings, ring)
-            try:
-                announce(role="ingest", ready=True, name=settings.name, ring=ring.name)
-                ingest.run(lifeline)
-            finally:
-                ingest.close()
-                log.info(
-                    "%d frames, %d bytes, dropped %s, malformed %d",
-                    ingest.core.frames,
-                    ingest.core.bytes,
-                    dict(ingest.core.dropped),
-                    ingest.core.malformed,
-                )
-    except HaltereError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return shell.run("ingest", IngestSettings, work, argv)
 
 
 __all__ = ["CODECS", "Ingest", "IngestSettings", "Streamed", "main"]

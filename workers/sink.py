@@ -11,21 +11,23 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import msgspec
 import zmq
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from . import nexus_layout, recipes
-from .errors import HaltereError, SettingsError, WireError
+from . import nexus_layout, recipes, shell
+from .errors import SettingsError, WireError
 from .ledger import Ledger
 from .ledger_reader import LedgerReader
 from .ledger_rows import Group
 from .lifeline import Lifeline, announce
 from .nexus_follower import NexusFollower
 from .payload import MAX_PAYLOAD
+from .shell import ShellSettings
 from .sink_core import REMEMBERED, Send, SinkCore
 from .wire.messages import MAX_CONTROL, AnyMessage, Beat, RecipeSpec, RunOpen, decode, encode
 
@@ -41,7 +43,7 @@ LAST_SECONDS: Final = 5.0
 """How long an ending sink tries to commit what it has."""
 
 
-class SinkSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SinkSettings(ShellSettings, frozen=True):
     """What it is told at the start."""
 
     bind: str
@@ -253,28 +255,16 @@ class Sink:
         self._wake_in = self._wake_out = -1
 
 
+def work(settings: SinkSettings, lifeline: Lifeline) -> None:
+    """Be a sink until the end."""
+    with closing(Sink(settings)) as sink:
+        announce(role="sink", ready=True, endpoint=sink.endpoint, ledger=settings.ledger)
+        sink.run(lifeline)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM or the end of standard input."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s sink %(levelname)s %(message)s")
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if len(arguments) != 1:
-            raise SettingsError("sink: expected its settings as one JSON argument")
-        try:
-            settings = msgspec.json.decode(arguments[0], type=SinkSettings)
-        except msgspec.DecodeError as error:
-            raise SettingsError(f"sink: settings: {error}") from None
-        lifeline = Lifeline()
-        sink = Sink(settings)
-        try:
-            announce(role="sink", ready=True, endpoint=sink.endpoint, ledger=settings.ledger)
-            sink.run(lifeline)
-        finally:
-            sink.close()
-    except HaltereError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return shell.run("sink", SinkSettings, work, argv)
 
 
 if __name__ == "__main__":

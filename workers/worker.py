@@ -13,18 +13,20 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Annotated, Any, Final
 
 import msgspec
 import zmq
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from .errors import HaltereError, SettingsError, WireError
+from . import shell
+from .errors import SettingsError, WireError
 from .lifeline import Lifeline, announce
 from .pipe import At, Failed, Ready, Record, Reduced, Unframer, frame
 from .process import describe_exit
 from .reducing import MAX_STREAMS, ReducingSettings
+from .shell import ShellSettings
 from .wire.messages import MAX_CONTROL, Name, decode, encode
 from .worker_core import Action, StreamKey, ToBroker, WorkerCore
 
@@ -49,15 +51,14 @@ ONE_THREAD: Final = dict.fromkeys(
 """Workers scale by their number. A library that shares a product among threads may also sum in another order."""
 
 
-class WorkerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class WorkerSettings(ShellSettings, frozen=True):
     """What it is told at the start. ``stall`` : seconds that a unit, or a frame on its own, may take."""
 
     name: Name
     broker: str
     sink: str
     assets: str
-    roots: list[str] = []
-    log: str = "INFO"
+    roots: list[str] = msgspec.field(default_factory=list)
     stall: Annotated[float, Meta(gt=0)] = 60.0
     reducing: tuple[str, ...] = (sys.executable, "-m", "haltere.workers.reducing")
 
@@ -305,31 +306,17 @@ class Worker:
             self._hear(self._sink, events, self.core.from_sink, self._clock())
 
 
+def work(settings: WorkerSettings, lifeline: Lifeline) -> None:
+    """Be a worker until the end."""
+    with closing(Worker(settings)) as worker:
+        announce(role="worker", ready=True, name=settings.name, endpoint=settings.broker)
+        worker.run(lifeline)
+        log.info("%d frames, %.1f s of CPU; %s", worker.core.frames, worker.core.reduce_us / 1e6, worker.core.counts)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM or the end of standard input."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if len(arguments) != 1:
-            raise SettingsError("worker: expected its settings as one JSON argument")
-        try:
-            settings = msgspec.json.decode(arguments[0], type=WorkerSettings)
-        except msgspec.DecodeError as error:
-            raise SettingsError(f"worker: settings: {error}") from None
-        logging.basicConfig(level=settings.log, format=f"%(asctime)s {settings.name} %(levelname)s %(message)s")
-        lifeline = Lifeline()
-        worker = Worker(settings)
-        try:
-            announce(role="worker", ready=True, name=settings.name, endpoint=settings.broker)
-            worker.run(lifeline)
-        finally:
-            worker.close()
-            log.info(
-                "%d frames, %.1f s of CPU; %s", worker.core.frames, worker.core.reduce_us / 1e6, worker.core.counts
-            )
-    except HaltereError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return shell.run("worker", WorkerSettings, work, argv)
 
 
 if __name__ == "__main__":
