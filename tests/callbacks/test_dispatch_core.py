@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haltere.callbacks.dispatch_core import WINDOW, Control, DispatchCore
+from haltere.callbacks.dispatch_core import DispatchCore
+from haltere.callbacks.dispatch_window import WINDOW
+from haltere.workers.ledger_rows import Control
 from haltere.workers.recipes import Recipe, cfg_hash, processed_uid
 from haltere.workers.wire.messages import (
     MAX_CONTROL,
