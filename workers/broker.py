@@ -30,7 +30,7 @@ TURN: Final = 500
 LOG_EVERY: Final = 10.0
 
 
-class BrokerSettings(ShellSettings, frozen=True):
+class BrokerSettings(ShellSettings, frozen=True, kw_only=True):
     """What it is told at the start. ``lease`` and ``liveness`` are in seconds."""
 
     bind: str

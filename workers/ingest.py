@@ -49,7 +49,7 @@ class Stream(Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     protocol: str
 
 
-class IngestSettings(ShellSettings, frozen=True):
+class IngestSettings(ShellSettings, frozen=True, kw_only=True):
     """What it is told at the start."""
 
     broker: str

@@ -13,11 +13,13 @@ from msgspec import Struct
 from .errors import HaltereError, SettingsError
 from .lifeline import Lifeline
 
+Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
 
 class ShellSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What every process is told at the start. ``log`` : the least level that goes to its standard error."""
 
-    log: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log: Level = "INFO"
 
 
 S = TypeVar("S", bound=ShellSettings)

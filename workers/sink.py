@@ -43,7 +43,7 @@ LAST_SECONDS: Final = 5.0
 """How long an ending sink tries to commit what it has."""
 
 
-class SinkSettings(ShellSettings, frozen=True):
+class SinkSettings(ShellSettings, frozen=True, kw_only=True):
     """What it is told at the start."""
 
     bind: str

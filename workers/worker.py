@@ -51,7 +51,7 @@ ONE_THREAD: Final = dict.fromkeys(
 """Workers scale by their number. A library that shares a product among threads may also sum in another order."""
 
 
-class WorkerSettings(ShellSettings, frozen=True):
+class WorkerSettings(ShellSettings, frozen=True, kw_only=True):
     """What it is told at the start. ``stall`` : seconds that a unit, or a frame on its own, may take."""
 
     name: Name

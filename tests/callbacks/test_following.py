@@ -13,7 +13,7 @@ import zmq
 
 from haltere.callbacks import following
 from haltere.callbacks.following import Follower
-from haltere.callbacks.recorder import answer
+from haltere.callbacks.recording import answer
 from haltere.workers.errors import PoolError
 from haltere.workers.wire.documents import Fetch, decode, encode, pack
 

@@ -18,7 +18,8 @@ import pytest
 from haltere.callbacks.catalog import Catalog
 from haltere.callbacks.dispatch import Dispatcher
 from haltere.callbacks.following import Follower
-from haltere.callbacks.recorder import Journal, Recorder, answer
+from haltere.callbacks.journal import Journal
+from haltere.callbacks.recording import Recorder, answer
 from haltere.workers.ledger import Ledger
 from haltere.workers.ledger_reader import LedgerReader
 from haltere.workers.ledger_rows import BatchRow, Group

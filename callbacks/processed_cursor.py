@@ -1,0 +1,224 @@
+"""Whose turn it is: batches come as they are committed, and leave in the order of frames; no sockets, no clock."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from math import nan
+from typing import Any, Final
+
+import numpy as np
+
+from ..workers import recipes
+from ..workers.errors import ReductionError
+from ..workers.ledger_rows import BatchRow, ConstRow
+from ..workers.payload import unpack
+from ..workers.reducers.base import Output
+from ..workers.wire.messages import QUARANTINED, RecipeSpec, StreamOpen
+from .processed_keys import axis
+
+BOOKKEEPING: Final = ("frame", "status")
+"""Columns that every stream has."""
+
+
+@dataclass(slots=True)
+class Stream:
+    """One detector's stream: what its recipes give, what waits, and its columns so far if others join them."""
+
+    open: StreamOpen
+    outputs: dict[str, dict[str, Output]] = field(init=False)
+    specs: list[RecipeSpec] = field(init=False)
+    scalars: dict[str, list[str]] = field(init=False)
+    arrays: dict[str, list[str]] = field(init=False)
+    columns: dict[str, Output] = field(init=False)
+    """Columns that others may join."""
+    chosen: list[str] = field(default_factory=list)
+    """Those that they do."""
+    consts: dict[tuple[str, str], list[Any] | None] = field(default_factory=dict)
+    waiting: dict[int, Page] = field(default_factory=dict)
+    joined: list[Stream] | None = None
+    described: bool = False
+    ended: bool = False
+    next: int = 0
+    _kept: dict[str, array[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.specs = list(self.open.recipes)
+        self.outputs, self.scalars, self.arrays, self.columns = {}, {}, {}, {}
+        for spec in self.specs:
+            outputs = recipes.outputs(spec, self.open.inputs)
+            if taken := sorted(set(outputs) & set(BOOKKEEPING)):
+                raise ReductionError(f"recipe {spec.name}: {', '.join(taken)} can't be the name of an output")
+            self.outputs[spec.name] = outputs
+            navs = {name: each for name, each in outputs.items() if each.kind == "nav"}
+            self.scalars[spec.name] = [name for name, each in navs.items() if each.shape == ()]
+            self.arrays[spec.name] = [name for name, each in navs.items() if each.shape != ()]
+            if spec.reducer == "columns":
+                self.columns.update({name: outputs[name] for name in self.scalars[spec.name]})
+
+    def choose(self, wanted: set[str]) -> bool:
+        """Fix the columns that others join: those wanted, or all if nothing is. Return whether there are any."""
+        self.chosen = [name for name in self.columns if not wanted or name in wanted]
+        return bool(self.chosen)
+
+    def reaches(self, stop: int) -> bool:
+        """Return whether the columns of frames before ``stop`` are known, as far as they ever will be."""
+        return self.next >= stop or self.ended
+
+    def remember(self, page: Page) -> None:
+        """Keep the page's columns for others."""
+        for spec in self.specs:
+            for name in self.scalars[spec.name]:
+                if spec.reducer == "columns" and name in self.columns:
+                    self._kept.setdefault(name, array("d")).extend(page.columns[spec.name, name])
+
+    def positions(self, name: str, first: int, stop: int) -> list[float]:
+        """Return a column for frames ``[first, stop)``, NaN where there is none."""
+        found = self._kept.get(name, array("d"))[first:stop].tolist()
+        return found + [nan] * (stop - first - len(found))
+
+
+class Page:
+    """A batch's scalar columns; its arrays stay in the NeXus file."""
+
+    __slots__ = ("columns", "first", "status", "stop", "time")
+
+    def __init__(self, row: BatchRow, stream: Stream) -> None:
+        self.first = row.first
+        self.stop = row.first + row.n
+        self.time = row.committed_at
+        self.status = list(row.status)
+        absent = [place for place, status in enumerate(row.status) if status >= QUARANTINED]
+        pieces = {(piece.recipe, piece.name): piece.array for piece in unpack(row.arrays, row.payload)}
+        self.columns: dict[tuple[str, str], list[Any]] = {}
+        for recipe, names in stream.scalars.items():
+            for name in names:
+                floating = np.dtype(stream.outputs[recipe][name].dtype).kind == "f"
+                values = pieces.get((recipe, name))
+                if values is None:  # nothing of the batch could be reduced
+                    column = [nan if floating else 0] * row.n
+                else:
+                    column = values.astype(np.float64 if floating else np.int64).tolist()
+                    if floating:
+                        for place in absent:
+                            column[place] = nan
+                self.columns[recipe, name] = column
+
+    def cut(self, total: int) -> None:
+        """Leave out frames that were never promised: those from ``total`` on."""
+        n = max(min(self.stop, total) - self.first, 0)
+        if self.first + n < self.stop:
+            self.stop = self.first + n
+            self.status = self.status[:n]
+            self.columns = {key: values[:n] for key, values in self.columns.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A page whose turn it is, its stream, and the streams whose positions go with it."""
+
+    stream: Stream
+    page: Page
+    joined: list[Stream]
+
+
+class Cursor:
+    """One place per stream: before it every page has had its turn, each once.
+
+    A page has its turn when those before it in its stream have had theirs, its frames were promised (a detector may be
+    ahead of the scan when that ends), and their positions are there.
+
+    Parameters
+    ----------
+    wanted
+        The columns that are positions; if none are named, all that streams with the reducer ``columns`` give.
+    """
+
+    def __init__(self, wanted: Iterable[str] = ()) -> None:
+        self.streams: dict[str, Stream] = {}
+        self._wanted = set(wanted)
+        self._promised: dict[str, int] = {}
+        self._totals: Mapping[str, int] | None = None
+
+    def open(self, stream: StreamOpen) -> None:
+        """Take note of a stream. The same one again changes nothing.
+
+        Raises
+        ------
+        ReductionError
+            A recipe's reducer isn't installed here, or refuses the inputs.
+        """
+        known = self.streams.get(stream.stream)
+        if known is None or known.open.cfg != stream.cfg:
+            self.streams[stream.stream] = Stream(stream)
+
+    def promise(self, stream: str, stop: int) -> Iterator[Turn]:
+        """Take note that frames up to ``stop`` exist; give the pages whose turn has come."""
+        self._promised[stream] = max(stop, self._promised.get(stream, 0))
+        return self._turns()
+
+    def close(self, totals: Mapping[str, int]) -> Iterator[Turn]:
+        """Take the numbers of frames of a run that has ended; give the pages whose turn has come."""
+        self._totals = dict(totals)
+        return self._turns()
+
+    def batch(self, row: BatchRow, consts: Iterable[ConstRow]) -> Iterator[Turn]:
+        """Take a committed batch, with its stream's const outputs; give the pages whose turn has come."""
+        stream = self.streams.get(row.stream)
+        if stream is None or row.cfg != stream.open.cfg or row.first < stream.next or row.first in stream.waiting:
+            return iter(())
+        if not stream.consts:
+            stream.consts = {(each.spec.recipe, each.spec.name): axis(each) for each in consts}
+        stream.waiting[row.first] = Page(row, stream)
+        return self._turns()
+
+    def complete(self, totals: Mapping[str, int]) -> Iterator[Turn]:
+        """Give every page that is left: positions that aren't there now never will be."""
+        yield from self.close(totals)
+        for position in self._position_streams():
+            position.ended = True
+        yield from self._turns()
+        for stream in self.streams.values():
+            stream.ended = True
+
+    def counts(self) -> dict[str, int]:
+        """Return how many frames have had their turn, per recipe; recipes that had none don't count."""
+        return {spec.name: stream.next for stream in self.streams.values() for spec in stream.specs if stream.next}
+
+    def _total(self, stream: Stream) -> int | None:
+        """Return how many frames the stream has, None while that isn't known."""
+        name = stream.open.stream
+        return None if self._totals is None else self._totals.get(name, self._promised.get(name, 0))
+
+    def _turns(self) -> Iterator[Turn]:
+        moved = True
+        while moved:
+            moved = False
+            for stream in self.streams.values():
+                total = self._total(stream)
+                while (page := stream.waiting.get(stream.next)) is not None:
+                    if total is not None:
+                        page.cut(total)
+                    elif page.stop > self._promised.get(stream.open.stream, 0):
+                        break
+                    joined = self._joined(stream)
+                    if any(not each.reaches(page.stop) for each in joined):
+                        break
+                    del stream.waiting[stream.next]
+                    if page.stop == page.first:
+                        break  # nothing of it was promised
+                    yield Turn(stream, page, joined)
+                    stream.remember(page)
+                    stream.next = page.stop
+                    moved = True
+
+    def _position_streams(self) -> list[Stream]:
+        return [each for each in self.streams.values() if each.columns]
+
+    def _joined(self, stream: Stream) -> list[Stream]:
+        """Return the streams whose positions go into this one's pages; fixed when its first batch comes."""
+        if stream.joined is None:
+            positions = [] if stream.columns else self._position_streams()
+            stream.joined = [each for each in positions if each.choose(self._wanted)]
+        return stream.joined
