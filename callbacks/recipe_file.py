@@ -24,8 +24,8 @@ def read_recipe(
 ) -> Recipe:
     """Return the recipe that a person named: a reducer, or a TOML or JSON file that describes one.
 
-    The file has ``reducer``, and may have ``name``, ``source`` and ``params``, at its top or under ``recipe``. Files
-    that ``params`` names (``poni``, ``mask``, ``basis``) are looked for beside it.
+    The file has ``reducer``, and may have ``name``, ``source``, ``params`` and ``policy``, at its top or under
+    ``recipe``. Files that ``params`` names (``poni``, ``mask``, ``basis``) are looked for beside it.
 
     Parameters
     ----------
@@ -43,8 +43,8 @@ def read_recipe(
     described: dict[str, Any] = (
         _read(path) if path.suffix in (".toml", ".json") or path.is_file() else {"reducer": str(given)}
     )
-    if unknown := sorted(set(described) - {"name", "reducer", "source", "params"}):
-        raise ReductionError(f"{path}: a recipe has no {unknown[0]!r}; it has name, reducer, source, params")
+    if unknown := sorted(set(described) - {"name", "reducer", "source", "params", "policy"}):
+        raise ReductionError(f"{path}: a recipe has no {unknown[0]!r}; it has name, reducer, source, params, policy")
     reducer, params = described.get("reducer"), described.get("params", {})
     if not isinstance(params, dict):
         raise ReductionError(f"{path}: params is a {type(params).__name__}, expected a table")

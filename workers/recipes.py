@@ -16,11 +16,14 @@ from msgspec import Meta, Struct
 
 from .errors import ReductionError
 from .reducers.base import Output, Reducer
-from .wire.messages import DType, InputSpec, Name, RecipeSpec
+from .wire.messages import DType, InputSpec, Name, Policy, RecipeSpec
 
 
 class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     """What ``md["recipes"]`` holds, one per stream of the processed run.
+
+    ``policy`` is the detector's, so all recipes on one detector have the same. It says how its frames travel, not what
+    is made of them: no hash depends on it.
 
     >>> Recipe("positions", "columns", "pilc").source
     'pilc'
@@ -30,6 +33,7 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     reducer: Name
     source: Name
     params: Annotated[dict[str, Any], Meta(max_length=64)] = {}
+    policy: Policy = "drop"
 
     def spec(self) -> RecipeSpec:
         """Return the recipe as it travels."""
@@ -47,7 +51,8 @@ def parse(value: Any) -> tuple[Recipe, ...]:
     Raises
     ------
     ReductionError
-        One isn't a recipe, its reducer isn't installed, its parameters are wrong, or two have the same name.
+        One isn't a recipe, its reducer isn't installed, its parameters are wrong, two have the same name, or two on
+        one detector have different policies.
     """
     if isinstance(value, Mapping | str | bytes) or not isinstance(value, Iterable):
         raise ReductionError(f"recipes: expected a list of recipes, got {type(value).__name__}")
@@ -63,7 +68,24 @@ def parse(value: Any) -> tuple[Recipe, ...]:
         raise ReductionError(f"recipes: {', '.join(twice)} stands twice; give each its own name")
     for recipe in recipes:
         build(recipe.spec())
+        check_policy(recipe, recipes)
     return tuple(recipes)
+
+
+def check_policy(recipe: Recipe, others: Iterable[Recipe]) -> None:
+    """See that a recipe's policy is that of the others on its detector.
+
+    Raises
+    ------
+    ReductionError
+        It isn't: both are named.
+    """
+    for other in others:
+        if other.source == recipe.source and other.policy != recipe.policy:
+            raise ReductionError(
+                f"recipe {recipe.name} has policy {recipe.policy!r}, and {other.name} on the same detector "
+                f"{recipe.source} has {other.policy!r}: give both the same"
+            )
 
 
 @cache

@@ -51,6 +51,12 @@ def test_a_toml_file_says_more_and_names_files_beside_it(poni: Path, tmp_path: P
     assert recipe.params["mask"].startswith("sha256:")
 
 
+def test_a_file_may_name_a_policy(tmp_path: Path) -> None:
+    path = tmp_path / "positions.toml"
+    path.write_text('reducer = "columns"\npolicy = "spill"\n')
+    assert read_recipe(path).policy == "spill"
+
+
 def test_json_does_as_well(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps({"reducer": "columns", "source": "pilc"}))

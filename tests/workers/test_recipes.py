@@ -57,6 +57,25 @@ def test_a_recipe_whose_reducer_breaks_a_rule_is_named_with_it(announced: Any, c
     assert complaint in str(caught.value)
 
 
+def test_recipes_on_one_detector_have_one_policy() -> None:
+    positions = {"name": "positions", "reducer": "columns", "source": "pilc", "policy": "block"}
+    again, other = positions | {"name": "again"}, positions | {"name": "other", "source": "card", "policy": "spill"}
+    assert [each.policy for each in recipes.parse([positions, again, other])] == ["block", "block", "spill"]
+    with pytest.raises(ReductionError, match="recipe positions has policy 'block', and again on the same detector pil"):
+        recipes.parse([positions, again | {"policy": "drop"}])
+
+
+def test_a_policy_that_there_is_not_is_named() -> None:
+    with pytest.raises(ReductionError, match=r"recipe 0: Invalid enum value 'wait' - at `\$.policy`"):
+        recipes.parse([{"name": "positions", "reducer": "columns", "source": "pilc", "policy": "wait"}])
+
+
+def test_no_hash_depends_on_the_policy() -> None:
+    dropped, blocked = (recipes.Recipe("positions", "columns", "pilc", {}, policy) for policy in ("drop", "block"))
+    assert recipes.cfg_hash([dropped.spec()]) == recipes.cfg_hash([blocked.spec()])
+    assert recipes.processed_uid("run", [dropped]) == recipes.processed_uid("run", [blocked])
+
+
 def test_what_the_installed_reducers_announce_keeps_the_rules() -> None:
     outputs = recipes.outputs(RecipeSpec("positions", "columns", b"{}"), INPUTS)
     assert outputs["flux"].kind == "nav"

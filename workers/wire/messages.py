@@ -33,7 +33,7 @@ A *stream* here is one detector's sequence of frames within a run, named after t
 recipes that read it are applied to a frame in one go.
 """
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -59,6 +59,9 @@ DType = Annotated[str, Meta(pattern=r"^[<>|=]?[biuf][0-9]{1,2}$")]
 Range = tuple[Index, Index]
 """Half-open: ``(first, stop)``."""
 Ranges = Annotated[list[Range], Meta(max_length=2048)]
+
+Policy = Literal["drop", "spill", "block"]
+"""What becomes of frames that find no room: dropped and counted; written to a file of the pool's; waited for."""
 
 
 class Message(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -134,6 +137,7 @@ class StreamOpen(Message, frozen=True, tag="STREAM_OPEN"):
     """A detector's frames are wanted, by these recipes. Without a live lane its file is the only lane.
 
     ``cfg`` is the hash of the recipes (:func:`haltere.workers.recipes.cfg_hash`); ``batch`` fixes the boundaries.
+    ``policy`` says what becomes of frames that find no room; no bit of the results depends on it.
     """
 
     serial: Serial
@@ -144,6 +148,7 @@ class StreamOpen(Message, frozen=True, tag="STREAM_OPEN"):
     inputs: Annotated[list[InputSpec], Meta(min_length=1, max_length=256)]
     recipes: Annotated[list[RecipeSpec], Meta(min_length=1, max_length=32)]
     live: LiveLane | None = None
+    policy: Policy = "drop"
 
 
 class FileSpan(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
