@@ -7,6 +7,7 @@
         instrument              NXinstrument: an NXdetector per stream, and one per row of a sum of spectra, with its
                                 `data`, `channels` and `calibration`, as PyMca reads them
         raw_data                NXcollection: per stream a table of (key, first, n, offset, dataset, uri), and `links`
+        ledger                  NXcollection: what became of every frame, see :mod:`.nexus_ledger`
         <recipe>                NXprocess, default → maps, else data
             program, version, recipe, cfg
             status              (n,) u1: 0 live, 1 backfilled, 2 quarantined, 3 lost, 255 not yet
@@ -33,10 +34,11 @@ import numpy as np
 
 from . import nexus_layout as layout
 from .ledger_rows import BatchRow, ConstRow, RunRow
+from .nexus_ledger import LedgerGroup
 from .nexus_recipe import RecipeGroup, nx_group
 from .payload import unpack
 from .reducers.base import Output
-from .wire.messages import FileSpan, StreamOpen
+from .wire.messages import QUARANTINED, FileSpan, StreamOpen
 
 Outputs = Mapping[str, Mapping[str, Output]]
 FILE_SPAN: Final = np.dtype(
@@ -90,8 +92,10 @@ class NexusFile:
         entry = nx_group(root, "entry", "NXentry")
         plan = start.get("plan_name", "run")
         entry["title"] = str(start.get("title", f"{plan}, scan {start.get('scan_id', '?')}"))
-        entry["experiment_identifier"] = self._run.run
+        entry["experiment_identifier"] = str(start.get("uid", self._run.run))
         entry["processed_identifier"] = self._run.processed
+        if "supersedes" in start:
+            entry["supersedes"] = str(start["supersedes"])
         entry["start_time"] = _iso(start.get("time"))
         entry["plan"] = str(plan)
         for name in ("end_time", "exit_status"):
@@ -107,6 +111,7 @@ class NexusFile:
             self._raw[stream.stream] = raw.create_dataset(
                 stream.stream, shape=(0,), maxshape=(None,), chunks=(16,), dtype=FILE_SPAN
             )
+        self._ledger = LedgerGroup(entry)
         raw["links"] = h5py.ExternalLink(str(self._links_path.relative_to(self.path.parent)), "/")
         groups = []
         for stream, outputs in streams:
@@ -116,7 +121,10 @@ class NexusFile:
                 )
                 group.add_spectra(instrument)
                 groups.append(group)
-                self._recipes.setdefault((stream.stream, stream.cfg), []).append(group)
+                mine = self._recipes.setdefault((stream.stream, stream.cfg), [])
+                if not mine:
+                    self._ledger.add(stream, group.status)
+                mine.append(group)
         self._link_positions(groups)
         plotted = [group for group in groups if group.default]
         order = layout.recipe_names(start)
@@ -162,11 +170,17 @@ class NexusFile:
     def write(self, row: BatchRow) -> None:
         """Write one batch. Each may come once only: acc outputs are added up here."""
         pieces = unpack(row.arrays, row.payload, row.n)
+        absent = np.frombuffer(row.status, np.uint8) >= QUARANTINED
         for group in self._recipes[row.stream, row.cfg]:
             group.write_status(row.first, row.status)
             for piece in pieces:
                 if piece.recipe == group.name:
-                    group.write(row.first, piece.kind, piece.name, piece.array)
+                    array = piece.array
+                    if piece.kind == "nav" and absent.any():
+                        # One recipe may have a value for a frame that another can't reduce: the frame has none.
+                        array = array.copy()
+                        array[absent] = layout.fill_value(array.dtype)
+                    group.write(row.first, piece.kind, piece.name, array)
 
     def withdraw(self, row: BatchRow) -> None:
         """Take a batch that was written back out of what is added up: its frames were never promised."""
@@ -194,7 +208,9 @@ class NexusFile:
                 group.flush()
         self._file.flush()
 
-    def close(self, totals: Mapping[str, int] | None = None) -> None:
+    def close(
+        self, totals: Mapping[str, int] | None = None, account: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
         """Finish the file. With ``totals`` (frames per stream) nothing stays of frames beyond them.
 
         What such frames have added to sums stays, unless :meth:`withdraw` took it back.
@@ -212,14 +228,22 @@ class NexusFile:
             rows = layout.joined(spans)
             self._raw[stream].resize((len(rows),))
             self._raw[stream][:] = np.array([_span_row(span) for span in rows], FILE_SPAN)
+        if account is not None:
+            self._ledger.finish(account, self._run.duplicates)
         self.flush()
         self._file.close()
         self._write_links()
 
-    def finish(self, run: RunRow) -> None:
-        """Close it for good, with what the run's end has told."""
+    def finish(self, run: RunRow, account: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        """Close it for good, with what the run's end has told.
+
+        Parameters
+        ----------
+        account
+            What became of every frame, :meth:`~.ledger_reader.LedgerReader.accounting`.
+        """
         self._run = run
-        self.close(run.totals)
+        self.close(run.totals, account)
 
     def discard(self) -> None:
         """Let go of a file that can't be written any more."""

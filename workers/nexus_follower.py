@@ -222,8 +222,9 @@ class NexusFollower(threading.Thread):
                         log.warning("run %s: sums of %s hold %d frames beyond its end", uid, stream.stream, surplus)
                 first = rows[-1].first + 1
         closed = replace(state.row, totals=totals)
+        account = reader.accounting(uid) if state.files else {}
         for file in state.files:
-            file.finish(closed)
+            file.finish(closed, account)
 
     def _failed(self, uid: str, state: _Following, error: Exception) -> None:
         state.failures += 1

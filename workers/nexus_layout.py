@@ -202,21 +202,28 @@ def spectra(outputs: Mapping[str, Output]) -> Iterator[tuple[str, str]]:
 def joined(spans: Iterable[FileSpan]) -> list[FileSpan]:
     """Return the same frames in as few spans as can be, each key's by themselves, in the order of frames.
 
-    >>> joined([FileSpan("k", "file:///a.h5", "/d", first, 5, first) for first in (5, 0, 10)])
+    Frames that were told of twice are there once, from the file whose span begins first.
+
+    >>> joined([FileSpan("k", "file:///a.h5", "/d", first, n, first) for first, n in ((5, 5), (0, 5), (10, 5), (0, 8))])
     [FileSpan(key='k', uri='file:///a.h5', dataset='/d', first=0, n=15, offset=0)]
     """
     found: list[FileSpan] = []
     for span in sorted(spans, key=lambda each: (each.key, each.first)):
-        last = found[-1] if found else None
-        follows = last is not None and (
-            (last.key, last.uri, last.dataset, last.first + last.n, last.offset + last.n)
-            == (span.key, span.uri, span.dataset, span.first, span.offset)
-        )
-        if last is not None and follows:
-            found[-1] = msgspec.structs.replace(last, n=last.n + span.n)
-        else:
-            found.append(span)
+        last = found[-1] if found and found[-1].key == span.key else None
+        end = 0 if last is None else last.first + last.n
+        if last is not None and span.first <= end and _place(last) == _place(span):
+            found[-1] = msgspec.structs.replace(last, n=max(end, span.first + span.n) - last.first)
+            continue
+        known = max(end - span.first, 0)
+        if known < span.n:
+            fresh = {"first": span.first + known, "n": span.n - known, "offset": span.offset + known}
+            found.append(msgspec.structs.replace(span, **fresh))
     return found
+
+
+def _place(span: FileSpan) -> tuple[str, str, int]:
+    """Return where a span's frames are: frames of one place go on from each other."""
+    return span.uri, span.dataset, span.offset - span.first
 
 
 def named(spans: Iterable[FileSpan]) -> list[tuple[str, FileSpan]]:

@@ -50,7 +50,7 @@ class RecipeGroup:
         self.group["version"] = version("haltere")
         self.group["recipe"] = f'{{"reducer": "{spec.reducer}", "params": {spec.params.decode()}}}'
         self.group["cfg"] = stream.cfg
-        self._status = self.group.create_dataset(
+        self.status = self.group.create_dataset(
             "status",
             shape=(frames,),
             maxshape=(None,),
@@ -58,7 +58,7 @@ class RecipeGroup:
             dtype="u1",
             fillvalue=NOT_YET,
         )
-        self._status.attrs["long_name"] = "0 live, 1 backfilled, 2 quarantined, 3 lost, 255 not yet"
+        self.status.attrs["long_name"] = "0 live, 1 backfilled, 2 quarantined, 3 lost, 255 not yet"
         for name, output in outputs.items():
             self._create(name, output, stream.batch)
         self._plot_arrays()
@@ -205,7 +205,7 @@ class RecipeGroup:
         stop = first + len(status)
         if stop > self._length:
             self._resize(stop + GROW)
-        self._status[first:stop] = np.frombuffer(status, np.uint8)
+        self.status[first:stop] = np.frombuffer(status, np.uint8)
 
     def write(self, first: int, kind: str, name: str, array: np.ndarray[Any, Any]) -> None:
         """Write an array of a batch that begins at ``first``."""
@@ -238,7 +238,7 @@ class RecipeGroup:
 
     def _resize(self, length: int) -> None:
         self._length = length
-        for dataset in (self._status, *self._nav.values()):
+        for dataset in (self.status, *self._nav.values()):
             dataset.resize(length, axis=0)
 
     def flush(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -13,11 +14,13 @@ import numpy as np
 import pytest
 
 from haltere.workers import nexus_layout as layout
-from haltere.workers.ledger_rows import BatchRow, ConstRow, RunRow
+from haltere.workers.intervals import IntervalSet
+from haltere.workers.ledger_rows import BatchRow, ConstRow, RunRow, account, mark
 from haltere.workers.nexus import NexusFile
+from haltere.workers.nexus_ledger import COUNTS
 from haltere.workers.payload import Piece, pack
 from haltere.workers.reducers.base import Output
-from haltere.workers.wire.messages import LOST, FileSpan, InputSpec, RecipeSpec, StreamOpen
+from haltere.workers.wire.messages import LIVE, LOST, QUARANTINED, FileSpan, InputSpec, RecipeSpec, StreamOpen
 
 from .flying import BATCH, BINS, COLUMNS, EIGER, FRAMES, OUTPUTS, PILC, PROCESSED, ROWS, RUN, START, row
 
@@ -349,3 +352,33 @@ def test_every_kind_of_output_has_a_place_and_a_name_of_its_own(path: Path) -> N
         assert {"q", "intensity", "total", "sigma", "status_", "spectrum"} <= set(xrd)
         assert set(xrd["data"]) == {"intensity", "intensity_errors", "q"}
         assert list(xrd["total_spectrum"].attrs["axes"]) == [".", "q"]
+
+
+def test_the_file_holds_the_account_as_a_person_reads_it(path: Path) -> None:
+    file = make(path)
+    file.write(row(0))
+    file.write(row(4, status=[LIVE, QUARANTINED, LOST, LIVE]))
+    sets = tuple(IntervalSet() for _ in range(4))
+    mark(sets, 0, bytes([0, 0, 0, 0, 0, 2, 3, 0]))
+    reasons = {"5": "a chunk that doesn't decode", "6": "ä" * 400}
+    told = {"eiger": {**account(sets, 8, closed=True), "reasons": reasons}}
+    file.finish(run_row(totals={"eiger": 8, "pilc": 0}), told)
+    with h5py.File(path) as opened:
+        ledger = opened["entry/ledger/eiger"]
+        assert [int(ledger[name][()]) for name in COUNTS] == [8, 6, 0, 1, 1]
+        assert ledger["intervals"][:].tolist() == [
+            (0, 5, b"live"),
+            (5, 6, b"quarantined"),
+            (6, 7, b"lost"),
+            (7, 8, b"live"),
+        ]
+        assert ledger["reasons"][0].tolist() == (5, b"quarantined", b"a chunk that doesn't decode")
+        assert ledger["reasons"][1]["reason"].decode() == "ä" * 250
+        assert ledger["status"] == opened["entry/xrd/status"]
+        assert ledger["status"][:].tolist() == [0, 0, 0, 0, 0, 2, 3, 0]
+        assert json.loads(ledger["recipes"].asstr()[()])["xrd"]["reducer"] == "stub"
+        assert all(ledger[name].attrs["long_name"] for name in (*COUNTS, "intervals", "reasons", "cfg", "recipes"))
+        assert opened["entry/ledger/pilc/live"][()] == -1  # nothing was said of it
+        xrd = opened["entry/xrd"]
+        assert xrd["counts"][:].tolist() == [0, 7, 14, 21, 28, -1, -1, 49]
+        assert np.isnan(xrd["intensity"][5:7]).all()
