@@ -45,6 +45,7 @@ TAKEN_OVER: Final = (
     "owner",
     "group",
     "project",
+    "supersedes",
 )
 """What a processed run's start document has from the raw run's."""
 
@@ -75,6 +76,8 @@ class ProcessedDocuments:
     def __init__(self, run: str, processed: str, start: Document, opened_at: float, nexus: str | None) -> None:
         self.run = run
         self.processed = processed
+        self.raw = str(start.get("uid", run))
+        """The raw run's uid; ``run`` is another if this isn't its first reduction."""
         self._raw_start = start
         self._opened_at = opened_at
         self._nexus = nexus
@@ -88,8 +91,8 @@ class ProcessedDocuments:
             "uid": self.processed,
             "time": self._opened_at,
             **{key: raw[key] for key in TAKEN_OVER if key in raw},
-            "raw_uid": self.run,
-            "parent_uids": [self.run],
+            "raw_uid": self.raw,
+            "parent_uids": [self.raw],
             "analysis_stage": "reduced",
             "provenance": {
                 "haltere": __version__,
@@ -124,7 +127,12 @@ class ProcessedDocuments:
         return self._compose(self._cursor.batch(row, consts))
 
     def complete(
-        self, at: float, exit_status: str, accounting: Mapping[str, Mapping[str, Any]], reason: str = ""
+        self,
+        at: float,
+        exit_status: str,
+        accounting: Mapping[str, Mapping[str, Any]],
+        reason: str = "",
+        duplicates: int = 0,
     ) -> list[Named]:
         """Return the last documents: what waited for positions that don't exist, and the stop document.
 
@@ -136,6 +144,8 @@ class ProcessedDocuments:
             The raw run's.
         accounting
             :meth:`~haltere.workers.ledger_reader.LedgerReader.accounting`.
+        duplicates
+            Results that came again and were discarded.
         """
         totals = {name: int(each.get("expected", 0)) for name, each in accounting.items()}
         found = self._compose(self._cursor.complete(totals))
@@ -146,6 +156,7 @@ class ProcessedDocuments:
             "exit_status": exit_status if exit_status in ("success", "abort", "fail") else "fail",
             "num_events": self._cursor.counts(),
             "frames": {name: frames(each) for name, each in accounting.items()},
+            "duplicates": duplicates,
         }
         if reason:
             doc["reason"] = reason

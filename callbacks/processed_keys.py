@@ -75,6 +75,8 @@ def frames(account: Mapping[str, Any]) -> Document:
     reasons = account.get("reasons", {})
     shown = {name: ranges[:MOST_INTERVALS] for name, ranges in intervals.items()}
     doc = {**account, "intervals": shown, "reasons": dict(list(reasons.items())[:MOST_INTERVALS])}
+    if len(reasons) > MOST_INTERVALS:
+        doc["reasons_left_out"] = len(reasons) - MOST_INTERVALS
     if hidden := {n: len(r) - MOST_INTERVALS for n, r in intervals.items() if len(r) > MOST_INTERVALS}:
         doc["intervals_left_out"] = hidden
     return doc

@@ -194,7 +194,8 @@ class Recorder:
             return
         reason = str((row.stop or {}).get("reason") or "")
         accounting = self._ledger.accounting(row.run)
-        recorded.add(recorded.composer.complete(row.completed, row.exit_status or "fail", accounting, reason))
+        exit_status = row.exit_status or "fail"
+        recorded.add(recorded.composer.complete(row.completed, exit_status, accounting, reason, row.duplicates))
         recorded.complete = True
 
     def _fail(self, recorded: Recorded, error: Exception) -> None:

@@ -99,7 +99,7 @@ class Ledger:
                     (session, serial),
                 )
             for run, count in group.duplicates.items():
-                db.execute("update runs set duplicates=duplicates+? where run=?", (count, run))
+                db.execute("update runs set duplicates=duplicates+? where run=? and completed is null", (count, run))
             db.execute("commit")
         except sqlite3.Error:
             if db.in_transaction:
@@ -158,7 +158,8 @@ class Ledger:
         )
         if done.rowcount:
             return True
-        self._db.execute("update runs set duplicates=duplicates+1 where run=?", (row.run,))
+        # Of a complete run none is counted any more: its documents say how many there were.
+        self._db.execute("update runs set duplicates=duplicates+1 where run=? and completed is null", (row.run,))
         return False
 
     def complete(self, run: str, now: float, nexus_error: str | None = None) -> None:
