@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple
 
-from .wire.messages import LOST, QUARANTINED, Absent, Block, Nack
+from .wire.messages import LOST, QUARANTINED, Absent, Block, Damaged, Nack
 
 RETRIES: Final = (1.0, 2.0, 2.0)
 """Seconds to wait after each failed read once all is known that will be; then the frame is lost."""
@@ -53,6 +53,8 @@ class Batch:
     held: dict[int, Held] = field(default_factory=dict)
     spoiled: list[Held] = field(default_factory=list)
     """Blocks that are no longer read. A worker thought dead may still read them, so they are freed on DONE only."""
+    damaged: dict[int, Damaged] = field(default_factory=dict)
+    """Frames that came live and don't decode: their files are to be read, and may be damaged too."""
     absent: dict[int, Absent] = field(default_factory=dict)
     strikes: Counter[int] = field(default_factory=Counter)
     deaths: int = 0
@@ -90,6 +92,13 @@ class Batch:
         self.absent.setdefault(frame, Absent(frame, status, reason[:500]))
         self.spoil(frame)
 
+    def lose(self, frame: int, reason: str) -> None:
+        """Leave out a frame that can't be had. One that came, though damaged, isn't lost."""
+        if frame in self.damaged:
+            self.give_up(frame, QUARANTINED, f"{reason[:360]}; what came live: {self.damaged[frame].reason}")
+        else:
+            self.give_up(frame, LOST, reason)
+
     def strike(self, nack: Nack, frames: range) -> None:
         """Note that the batch killed a worker. A frame is quarantined only if it was named, alone, and twice."""
         if nack.frame in frames:
@@ -106,9 +115,10 @@ class Batch:
     def unreadable(self, nack: Nack, frames: range, now: float, *, final: bool) -> None:
         """Note that frames couldn't be read; ``final``: nothing more will come of them but what is there."""
         missing = [frame for frame in nack.missing if frame in frames] or list(frames)
+        self.damaged.update((each.frame, each) for each in nack.damaged if each.frame in self.held)
         in_ring = [frame for frame in missing if frame in self.held]
         if in_ring:
-            for frame in in_ring:  # its ring is gone; a file may have it
+            for frame in in_ring:  # its ring is gone, or it came damaged; a file may have it
                 self.spoil(frame)
         elif not final:
             self.not_before = now + LATE_FILE
@@ -117,7 +127,7 @@ class Batch:
             self.tries += 1
         else:
             for frame in missing:
-                self.give_up(frame, LOST, nack.reason)
+                self.lose(frame, nack.reason)
 
 
 def _same(one: Held, other: Held) -> bool:

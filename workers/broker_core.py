@@ -287,6 +287,8 @@ class BrokerCore:
             self.counts["stale NACK"] += 1
             return []
         self.counts["NACK"] += 1
+        if message.damaged:
+            self.counts["frames that came damaged"] += len(message.damaged)
         self.peers.end(lease, now)
         stream = self.runs.stream(lease.key)
         if stream is not None:

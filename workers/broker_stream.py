@@ -17,7 +17,7 @@ from .broker_batch import Batch, Held, Key, State
 from .broker_files import FileMap
 from .broker_lane import Lane
 from .intervals import IntervalSet
-from .wire.messages import LOST, Block, Expect, Frames, Nack, RingSpan, StreamOpen, Work
+from .wire.messages import Block, Expect, Frames, Nack, RingSpan, StreamOpen, Work
 
 
 class Stream:
@@ -158,9 +158,10 @@ class Stream:
             return held or (promised and self.lane.gone(frame, now))
         if not (self.confirmed and self.lane.settled(now)):
             return False
-        came = "it came live" if held else "it didn't come live" if self.lane.exists else "it has no live lane"
-        reason = f"{came}, and no file was announced that has {', '.join(lacking)}"
-        self.batches.setdefault(number, Batch()).give_up(frame, LOST, reason)
+        batch = batch or self.batches.setdefault(number, Batch())
+        came = "it came live" if held or frame in batch.damaged else "it didn't come live"
+        came = came if self.lane.exists else "it has no live lane"
+        batch.lose(frame, f"{came}, and no file was announced that has {', '.join(lacking)}")
         return True
 
     def scan(self, now: float, room: int, steps: int = 512) -> Iterator[int]:
@@ -214,7 +215,8 @@ class Stream:
                 files += self.files.spans(key, wanted[0], wanted[-1] + 1)
         spans = [RingSpan(ring, blocks) for ring, blocks in rings.items()]
         absent = [batch.absent[frame] for frame in sorted(batch.absent) if first <= frame < stop]
-        return Work(*self.key, first, stop - first, token, spans, files, absent, batch.isolate)
+        damaged = [each for frame, each in sorted(batch.damaged.items()) if frame in wanted]
+        return Work(*self.key, first, stop - first, token, spans, files, absent, batch.isolate, damaged)
 
     # --- what comes back ---------------------------------------------------------------------------------------------
 

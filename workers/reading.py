@@ -36,10 +36,14 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Frames of a batch that come by the same way. ``status`` is what they get if they can be reduced."""
+    """Frames of a batch that come by the same way. ``status`` is what they get if they can be reduced.
+
+    ``live`` is the data key of which their bytes came live, ``""`` if all of them lie in files.
+    """
 
     frames: list[int]
     status: int
+    live: str
     read: Callable[[], Batch]
 
 
@@ -64,11 +68,12 @@ class Reading:
         live = [number for number in wanted if number in blocks]
         filed = [number for number in wanted if number not in blocks]
         filed_status = LIVE if stream.live is None else BACKFILLED
-        for frames, status in ((live, LIVE), (filed, filed_status)):
+        streamed = "" if stream.live is None else stream.live.key
+        for frames, status, key in ((live, LIVE, streamed), (filed, filed_status, "")):
             size = 1 if work.isolate else len(frames)
             for at in range(0, len(frames), size or 1):
                 some = frames[at : at + size]
-                yield Group(some, status, lambda some=some: self._read_or_tell(stream, work, some, blocks))  # type: ignore[misc]
+                yield Group(some, status, key, lambda some=some: self._read_or_tell(stream, work, some, blocks))  # type: ignore[misc]
 
     def _read_or_tell(
         self, stream: StreamOpen, work: Work, frames: list[int], blocks: dict[int, tuple[str, Block]]

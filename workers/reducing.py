@@ -24,7 +24,8 @@ import numpy as np
 from msgspec import Struct
 
 from . import recipes
-from .errors import HaltereError, ReductionError
+from .decode import decode
+from .errors import ChunkError, HaltereError, ReductionError
 from .files import FrameReader
 from .payload import Piece, pack
 from .pipe import At, Failed, Ready, Record, Reduced, Unframer, frame
@@ -33,6 +34,7 @@ from .reducers.base import Array, Batch, Output, Partial, Reducer, Setup
 from .wire.messages import (
     MAX_CONTROL,
     QUARANTINED,
+    Damaged,
     Nack,
     RecipeSpec,
     Result,
@@ -50,6 +52,9 @@ MAX_STREAMS: Final = 256
 PR_SET_PDEATHSIG: Final = 1
 CAP: Final = 500
 """Characters in a reason."""
+
+SHORT: Final = 120
+"""Characters in a reason that many others stand beside."""
 
 StreamKey = tuple[str, str, str]
 Build = Callable[[RecipeSpec], Reducer]
@@ -161,6 +166,8 @@ class Reducing:
         absent = {each.frame: each for each in work.absent}
         status = bytearray(work.n)
         reasons: dict[int, str] = {}
+        damaged = {each.frame: each.reason for each in work.damaged}
+        worse: dict[int, str] = {}
         for each in work.absent:
             status[each.frame - work.first] = each.status
             reasons[each.frame] = each.reason
@@ -176,12 +183,22 @@ class Reducing:
                     status[number - work.first] = group.status
                 for mine in rows:
                     for number, reason in self._map(mine, batch, work.first):
+                        if group.live and (damage := _damage(batch, number, group.live)):
+                            worse[number] = damage
+                            continue
+                        if number in damaged:
+                            reason = f"{reason[: CAP // 2]}; what came live: {damaged[number]}"
                         status[number - work.first] = QUARANTINED
                         reasons.setdefault(number, reason[:CAP])
         except Unreadable as error:
             return Failed(
                 Nack(*key[:2], work.first, work.n, work.token, -1, str(error)[:CAP], True, sorted(error.missing))
             )
+        if worse:  # their files may have them whole; nothing of this batch stands until that is known
+            found = [Damaged(number, why) for number, why in sorted(worse.items())]
+            reason = f"{len(worse)} frames came damaged, {found[0].frame} first: {found[0].reason}"
+            missing = [each.frame for each in found]
+            return Failed(Nack(*key[:2], work.first, work.n, work.token, -1, reason, True, missing, found))
         # Of a batch that was given up arrays say nothing, and may be what the sink won't take.
         pieces = [piece for mine in rows for piece in mine.pieces()] if some else []
         if some and key not in self._told and any(operator.consts for operator in operators):
@@ -191,7 +208,7 @@ class Reducing:
         cpu_us = int(1e6 * (time.thread_time() - began))
         result = Result(*key, work.first, work.n, work.token, "worker", bytes(status), sorted(reasons.items()), specs)
         if len(encode(result)) > MAX_CONTROL - 128:  # 64 long reasons: enough of each is kept to be understood
-            short = [(number, reason[:120]) for number, reason in result.reasons]
+            short = [(number, reason[:SHORT]) for number, reason in result.reasons]
             result = msgspec.structs.replace(result, reasons=short)
         return Reduced(result, cpu_us), payload
 
@@ -244,6 +261,16 @@ class Reducing:
             for at in range(len(batch.index)):
                 one = {key: data[at : at + 1] for key, data in batch.data.items()}
                 yield from self._map(rows, Batch(batch.index[at : at + 1], one), first)
+
+
+def _damage(batch: Batch, number: int, key: str) -> str:
+    """Say why a frame that came live doesn't decode; nothing if it does: then what ails it is its own."""
+    (at,) = np.flatnonzero(batch.index == number)
+    try:
+        decode(batch.data[key][at])
+    except ChunkError as error:
+        return str(error)[:SHORT]
+    return ""
 
 
 def _check_consts(consts: Mapping[str, Array], outputs: Mapping[str, Output]) -> None:

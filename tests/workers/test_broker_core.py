@@ -17,6 +17,7 @@ from haltere.workers.wire.messages import (
     Bye,
     Connect,
     Credit,
+    Damaged,
     Done,
     Dropped,
     Expect,
@@ -401,6 +402,66 @@ def test_frames_of_a_ring_that_is_gone_come_from_the_file(bench: Bench) -> None:
     assert bench.take(Free) == [], "a worker thought dead may still read them"
     bench.done([(0, 4)])
     assert [message.frames for _, message in bench.take(Free)] == [[0, 1, 2, 3]]
+
+
+def damaged(bench: Bench, work: Work, *frames: int) -> None:
+    """Refuse a batch: these frames' bytes in the ring don't decode."""
+    key = work.run, work.stream, work.first, work.n, work.token
+    found = [Damaged(frame, "chunk of 9 bytes") for frame in frames]
+    bench.hear(b"w", Nack(*key, -1, "came damaged", True, list(frames), found))
+
+
+def test_a_frame_that_came_damaged_is_read_from_its_file(bench: Bench) -> None:
+    bench.open()
+    bench.worker()
+    bench.frames(0, 1, 2, 3)
+    (work,) = bench.work()
+    bench.expect(0, 8)
+    bench.frames(4)
+    damaged(bench, work, 2)
+    bench.wait(1, alive=(b"w",))
+    (again,) = [each for each in bench.work() if each.first == 0]
+    assert [block.frame for block in again.ring[0].blocks] == [0, 1, 3]
+    assert [(span.first, span.n) for span in again.files] == [(2, 1)]
+    assert again.damaged == [Damaged(2, "chunk of 9 bytes")]
+    assert again.absent == []
+    assert bench.core.counts["frames that came damaged"] == 1
+
+
+def test_a_frame_that_came_damaged_and_that_no_file_has_is_quarantined_and_not_lost(bench: Bench) -> None:
+    bench.open()
+    bench.worker()
+    bench.frames(0, 1, 2, 3)
+    (work,) = bench.work()
+    damaged(bench, work, 2)
+    bench.expect(0, 2)
+    bench.expect(3, 4)
+    bench.close(4)
+    bench.wait(1, alive=(b"w",))
+    (work,) = bench.work()
+    (absent,) = work.absent
+    assert (absent.frame, absent.status) == (2, QUARANTINED)
+    assert absent.reason == ("it came live, and no file was announced that has image; what came live: chunk of 9 bytes")
+
+
+def test_a_frame_that_came_damaged_and_that_its_file_never_gives_is_quarantined_and_not_lost(bench: Bench) -> None:
+    bench.open()
+    bench.worker()
+    bench.frames(0, 1, 2, 3)
+    (work,) = bench.work()
+    damaged(bench, work, 2)
+    bench.expect(0, 4)
+    bench.close(4)
+    for _ in range(4):
+        bench.wait(2.1, alive=(b"w",))
+        (work,) = bench.work()
+        assert work.absent == []
+        key = work.run, work.stream, work.first, work.n, work.token
+        bench.hear(b"w", Nack(*key, -1, "a.h5 has 2 frames", True, [2]))
+    (work,) = bench.work()
+    assert [(each.frame, each.status, each.reason) for each in work.absent] == [
+        (2, QUARANTINED, "a.h5 has 2 frames; what came live: chunk of 9 bytes")
+    ]
 
 
 def test_a_frame_is_quarantined_when_it_alone_has_killed_two_workers(bench: Bench) -> None:

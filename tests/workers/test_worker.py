@@ -317,6 +317,31 @@ def test_frames_in_the_ring_are_reduced_live_and_their_blocks_come_back(bench: B
     assert bench.statuses() == {LIVE: came, BACKFILLED: [13]}
 
 
+def test_frames_that_came_damaged_are_reduced_from_their_file_and_those_that_it_lacks_are_quarantined(
+    bench: Bench,
+) -> None:
+    bench.worker("w1")
+    with Ring.create(1 << 16) as ring, bench.context.socket(zmq.DEALER) as ingest:
+        ingest.linger = 0
+        ingest.connect(bench.broker)
+        ingest.send(encode(Hello(1, "ingest", "ingest", 1)))
+        blocks = []
+        for frame in range(N):
+            ring.write(128 * frame, np.float64(frame).tobytes())
+            blocks.append(Block(frame, 128 * frame, 3 if frame in (13, 20, 48) else 8, "none"))
+        ingest.send(encode(Frames("tcp://eiger", 5, ring.name, (), "<f8", blocks)))
+        bench.run({}, live=LiveLane("tcp://eiger", "simplon-1", 5, "flux"), promised=45)
+        bench.finish()
+    assert bench.statuses() == {LIVE: others(13, 20, 48), BACKFILLED: [13, 20], QUARANTINED: [48]}
+    assert {frame: value for frame, value in bench.values.items() if frame != 48} == {
+        frame: 2.0 * frame for frame in others(48)
+    }
+    ((frame, reason),) = bench.reasons().items()
+    assert frame == 48
+    assert "a.h5" in reason
+    assert "what came live: none chunk decodes to 3 bytes" in reason
+
+
 def test_frames_that_no_file_has_are_lost_with_the_evidence(bench: Bench) -> None:
     bench.worker("w1")
     bench.run({}, promised=45)

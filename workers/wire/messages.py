@@ -264,6 +264,13 @@ class RingSpan(Struct, array_like=True, frozen=True, forbid_unknown_fields=True)
     blocks: Annotated[list[Block], Meta(min_length=1, max_length=MAX_BATCH)]
 
 
+class Damaged(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A frame that came live and doesn't decode: ``Damaged(4031, "bslz4 chunk of 93 bytes is damaged or cut")``."""
+
+    frame: Index
+    reason: Annotated[str, Meta(max_length=120)]
+
+
 class Absent(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A frame that is not to be reduced: ``Absent(4031, 2, "worker died by SIGSEGV twice on it")``.
 
@@ -277,6 +284,8 @@ class Absent(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
 
 class Work(Message, frozen=True, tag="WORK"):
     """Reduce frames ``[first, first + n)``: from ``ring``, else from ``files``; those ``absent`` not at all.
+
+    Those ``damaged`` came live and are read from files instead; should these be damaged too, both reasons are told.
 
     ``token`` is unique per dispatch. With ``isolate`` the frames go one by one, so that the one that kills a worker
     is known by name.
@@ -292,6 +301,7 @@ class Work(Message, frozen=True, tag="WORK"):
     files: Annotated[list[FileSpan], Meta(max_length=512)]
     absent: Annotated[list[Absent], Meta(max_length=MAX_BATCH)]
     isolate: bool = False
+    damaged: Annotated[list[Damaged], Meta(max_length=MAX_BATCH)] = []
 
 
 class Beat(Message, frozen=True, tag="BEAT"):
@@ -317,7 +327,7 @@ class Nack(Message, frozen=True, tag="NACK"):
     The sink says it of a result that it can't take; the worker then says it to the broker.
 
     ``retryable``: the fault may pass (a file that is late); otherwise it is the frame's own. ``missing`` are the frames
-    that can't be read; none named means all that were to be.
+    that can't be read; none named means all that were to be. Those ``damaged`` could be read, but don't decode.
     """
 
     run: Uid
@@ -329,6 +339,7 @@ class Nack(Message, frozen=True, tag="NACK"):
     reason: Text
     retryable: bool
     missing: Annotated[list[Index], Meta(max_length=MAX_BATCH)] = []
+    damaged: Annotated[list[Damaged], Meta(max_length=MAX_BATCH)] = []
 
 
 class Bye(Message, frozen=True, tag="BYE"):
