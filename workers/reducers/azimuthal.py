@@ -45,7 +45,7 @@ class Parameters(Struct, frozen=True, kw_only=True):
     range: tuple[float, float] | None = None
     method: Literal["bbox", "no", "full"] = "bbox"
     polarization: Annotated[float, Meta(ge=-1, le=1)] | None = None
-    mask: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
+    mask: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")] | None = None
     cutoff: Annotated[float, Meta(gt=0)] | None = None
     sigma: bool = False
     engine: Literal["csr", "pyfai"] = "csr"

@@ -31,7 +31,7 @@ class Parameters(Struct, frozen=True, kw_only=True):
     all; a basis is for elements of the same calibration. ``event_width`` : of the Xspress3, in ticks.
     """
 
-    basis: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+    basis: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
     components: Annotated[list[str], Meta(min_length=1, max_length=basis.MAX_COMPONENTS)]
     keys: list[str] | None = None
     elements: Annotated[list[Annotated[int, Meta(ge=0, lt=256)]], Meta(min_length=1)] | None = None

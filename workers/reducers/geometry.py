@@ -40,7 +40,7 @@ class Geometry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, om
     rot2: float = 0.0
     rot3: float = 0.0
     wavelength: Annotated[float, Meta(gt=1e-13, lt=1e-7)] | None = None
-    detector: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _+./-]{0,63}$")] = "Detector"
+    detector: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _+./-]{0,63}\Z")] = "Detector"
     pixel1: Annotated[float, Meta(gt=1e-8, lt=1)] | None = None
     pixel2: Annotated[float, Meta(gt=1e-8, lt=1)] | None = None
     shape: tuple[_Side, _Side] | None = None

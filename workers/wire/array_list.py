@@ -20,6 +20,9 @@ from ..errors import WireError
 MAX_BYTES: Final = 64 * 1024
 """Most bytes in a list; the captured one of eight scalers for two elements has 515."""
 
+MAX_STEPS: Final = 1024
+"""Most opcodes in a list; the captured one has 258. They nest, so that what each costs grows with their number."""
+
 _MARK: Final = object()
 _RECONSTRUCT: Final = {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}
 _ARRAY: Final = ("numpy", "ndarray")
@@ -73,8 +76,12 @@ class _Reader:
         return self.data[self.at - n : self.at]
 
     def read(self) -> list[NDArray[Any]]:
-        while (code := self.take(1)) != b".":
+        for _ in range(MAX_STEPS):
+            if (code := self.take(1)) == b".":
+                break
             self.step(code)
+        else:
+            raise WireError(f"a pickle of over {MAX_STEPS} steps: left out")
         (result,) = self.stack
         if not isinstance(result, list):
             raise WireError(f"a pickled {type(result).__name__}, expected a list of arrays")
@@ -129,7 +136,7 @@ class _Reader:
                 stack[-1].extend(items)
             case b"\x93":  # STACK_GLOBAL
                 name, module = stack.pop(), stack.pop()
-                stack.append(_Name((module, name)))
+                stack.append(_Name((_text(module), _text(name))))
             case b"R":  # REDUCE
                 arguments, name = stack.pop(), stack.pop()
                 stack.append(_reduce(name, arguments))
@@ -146,19 +153,32 @@ class _Reader:
         return items
 
 
+def _text(item: Any) -> str:
+    # Tuples of tuples of the same tuple … are small here, but endless to print, compare or hash.
+    if not isinstance(item, str):
+        raise WireError(f"a pickle that has a {type(item).__name__} for a name: left out")
+    return item
+
+
 def _reduce(name: Any, arguments: Any) -> _Built:
-    if isinstance(name, _Name) and name in _RECONSTRUCT and arguments[0] == _ARRAY:
+    if not isinstance(name, _Name):
+        raise WireError(f"a pickle that calls a {type(name).__name__}: left out")
+    if name in _RECONSTRUCT and isinstance(arguments[0], _Name) and arguments[0] == _ARRAY:
         return _Built("array")
-    if isinstance(name, _Name) and name == _DTYPE and arguments[0] in _TYPES:
+    if name == _DTYPE and isinstance(arguments[0], str) and arguments[0] in _TYPES:
         return _Built("dtype", arguments[0])
-    raise WireError(f"a pickle that calls {name!r}: left out")
+    raise WireError(f"a pickle that calls {'.'.join(name)}: left out")
 
 
 def _build(built: Any, state: Any) -> None:
-    if isinstance(built, _Built) and built.kind == "dtype" and state[1] in ("<", "|"):
+    if isinstance(built, _Built) and built.kind == "dtype" and isinstance(state[1], str) and state[1] in ("<", "|"):
         return
     if isinstance(built, _Built) and built.kind == "array":
         _, shape, dtype, fortran, content = state
+        if not all(
+            type(length) is int and 0 <= length <= MAX_BYTES for length in shape
+        ):  # bytes · 65535 is an array too
+            raise WireError("a pickled array whose shape isn't numbers")
         # numpy 2 says Fortran order of 1-D arrays, where it makes no difference.
         if dtype.kind != "dtype" or (fortran and len(shape) > 1) or not isinstance(content, bytes) or len(shape) > 4:
             raise WireError("a pickled array in another form than C order")

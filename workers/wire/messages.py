@@ -44,18 +44,22 @@ VERSION: Final = 1
 MAX_CONTROL: Final = 64 * 1024
 """Most bytes in a message; arrays travel beside it, in a part of their own."""
 
+MAX_STATUS: Final = 60 * 1024
+"""Most bytes in what a process says of itself."""
+
 MAX_BATCH: Final = 64
 """Most frames in a batch."""
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
-Uid = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,64}$")]
+# \Z and not $, which lets a line break follow.
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,64}\Z")]
+Uid = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,64}\Z")]
 Index = Annotated[int, Meta(ge=0, lt=2**40)]
 Serial = Annotated[int, Meta(ge=0, lt=2**62)]
 BatchSize = Annotated[int, Meta(ge=1, le=MAX_BATCH)]
 Text = Annotated[str, Meta(max_length=500)]
 Path = Annotated[str, Meta(max_length=4096)]
 Shape = Annotated[tuple[Annotated[int, Meta(ge=0, lt=2**31)], ...], Meta(max_length=8)]
-DType = Annotated[str, Meta(pattern=r"^[<>|=]?[biuf][0-9]{1,2}$")]
+DType = Annotated[str, Meta(pattern=r"^[<>|=]?[biuf][0-9]{1,2}\Z")]
 Range = tuple[Index, Index]
 """Half-open: ``(first, stop)``."""
 Ranges = Annotated[list[Range], Meta(max_length=2048)]
@@ -415,7 +419,7 @@ class StatusReply(Message, frozen=True, tag="STATUS_REPLY"):
     """Thus they stand: ``StatusReply(7, b'{"role":"broker", …}')``."""
 
     serial: Serial
-    body: Annotated[bytes, Meta(max_length=60 * 1024)]
+    body: Annotated[bytes, Meta(max_length=MAX_STATUS)]
 
 
 # --- codec -----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -49,6 +49,12 @@ _ENCODINGS: Final[dict[str, tuple[Encoding, int | None]]] = {
     "<": ("none", None),
     "": ("none", None),
 }
+
+MAX_PARTS: Final = 16
+"""Most parts of a message; a header with all tables and an appendix has 9."""
+
+MAX_JSON: Final = 1 << 20
+"""Most bytes in a part that is JSON, which takes many times as much when it is read; a real configuration has 10 kB."""
 
 BLOCK_BYTES: Final = 8192
 """bitshuffle's own block size, which DECTRIS uses; declared for a blob that came without its header."""
@@ -175,6 +181,14 @@ _encode = msgspec.json.Encoder().encode
 
 _NotJson = (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError)
 
+_T = TypeVar("_T")
+
+
+def _read(decoder: msgspec.json.Decoder[_T], part: Any) -> _T:
+    if len(part) > MAX_JSON:
+        raise msgspec.DecodeError(f"{len(part)} bytes, at most {MAX_JSON} are read")
+    return decoder.decode(part)
+
 
 def decode(parts: Sequence[Any]) -> AnyMessage:
     """Return the message that these ``parts`` (bytes-likes) are. An image costs about 5 µs.
@@ -189,8 +203,10 @@ def decode(parts: Sequence[Any]) -> AnyMessage:
     """
     if not parts:
         raise WireError("a message without parts: not SIMPLON stream v1")
+    if len(parts) > MAX_PARTS:
+        raise WireError(f"a message of {len(parts)} parts, at most {MAX_PARTS} are read: not SIMPLON stream v1")
     try:
-        first = _first.decode(parts[0])
+        first = _read(_first, parts[0])
     except _NotJson as error:
         raise WireError(
             f"part 1 of {len(parts)} is no stream v1 header: {error} (is stream/config/format legacy?)"
@@ -216,11 +232,11 @@ def _image(first: _First, parts: Sequence[Any]) -> Image:
     if len(parts) not in (4, 5):
         raise WireError(f"{_place(first)}: {len(parts)} parts, expected 4 or, with image_appendix, 5")
     try:
-        description = _description.decode(parts[1])
+        description = _read(_description, parts[1])
     except _NotJson as error:
         raise WireError(f"{_place(first)}: part 2, the description: {error}") from None
     try:
-        times = _times.decode(parts[3])
+        times = _read(_times, parts[3])
     except _NotJson as error:
         raise WireError(f"{_place(first)}: part 4, the times: {error}") from None
     dtype = DTYPES.get(description.type)
@@ -234,7 +250,7 @@ def _image(first: _First, parts: Sequence[Any]) -> Image:
             "set detector/config/compression to bslz4, lz4 or none"
         )
     columns, rows = description.shape
-    if not (0 < columns < 2**31 and 0 < rows < 2**31):
+    if not (0 < columns < 2**31 and 0 < rows < 2**31 and rows * columns * itemsize < 2**63):
         raise WireError(f"{_place(first)}: shape {columns} x {rows} has no pixels or too many")
     blob = parts[2]
     if encoding == "bslz4":
@@ -268,7 +284,7 @@ def _header(first: _First, parts: Sequence[Any]) -> SeriesHeader:
     tables = []
     while len(rest) >= 2 and detail == "all":
         try:
-            head = _first.decode(rest[0])
+            head = _read(_first, rest[0])
         except _NotJson as error:
             raise WireError(f"{place}, part {len(parts) - len(rest) + 1}: {error}") from None
         tables.append(_table(head, rest[1], place))
@@ -287,7 +303,7 @@ def _table(head: _First, blob: Any, place: str) -> Table:
 
 def _mapping(part: Any, place: str) -> dict[str, Any]:
     try:
-        return _config.decode(part)
+        return _read(_config, part)
     except _NotJson as error:
         raise WireError(f"{place}: {error}") from None
 
@@ -334,7 +350,7 @@ class Decoder:
 
 def _is_table(part: Any) -> bool:
     try:
-        return _first.decode(part).htype in _TABLES
+        return _read(_first, part).htype in _TABLES
     except _NotJson:
         return False
 

@@ -36,6 +36,9 @@ _DTYPES: Final = {"uint16": "<u2", "uint32": "<u4", "int32": "<i4", "uint64": "<
 _NAMES: Final = {dtype: name for name, dtype in _DTYPES.items()}
 _Side = Annotated[int, Meta(ge=1, le=65536)]
 
+MAX_HEADER: Final = 64 * 1024
+"""Most bytes in a message's first part."""
+
 
 class SeriesHeader(Struct, frozen=True):
     """``SeriesHeader(1, "/data/scan_000145_x3mini.hdf5", False)``: a series begins.
@@ -168,6 +171,8 @@ class Decoder:
         raise WireError(lost)
 
     def _begin(self, parts: Sequence[Any]) -> AnyMessage:
+        if len(parts[0]) > MAX_HEADER:
+            raise WireError(f"a message of {len(parts[0])} bytes is no Xspress3 header, which has at most {MAX_HEADER}")
         try:
             first = _first.decode(parts[0])
         except _NotJson as error:
