@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import zmq
 
+from ..workers import sockets
 from ..workers.recipes import reducer_class
 from ..workers.reducers.base import Batch, Chunk, Setup
 from ..workers.wire import simplon
@@ -27,7 +28,7 @@ def run(settings: dict[str, Any]) -> dict[str, float]:
     reducer.outputs((spec,))
     reducer.setup(Setup((spec,), Path()))
     dtype = np.dtype(spec.dtype)
-    with zmq.Context() as context, context.socket(zmq.PULL) as socket:
+    with zmq.Context() as context, sockets.make(context, zmq.PULL, 1 << 28) as socket:
         socket.rcvhwm = 1000
         socket.connect(settings["endpoint"])
         print("ready", flush=True)

@@ -14,9 +14,10 @@ import zmq
 from event_model import DocumentRouter
 from event_model.documents import Event, EventPage
 
+from ..workers import sockets
 from ..workers.errors import WireError
 from ..workers.recipes import Recipe
-from ..workers.wire.messages import VERSION, Ack, Hello, Welcome, decode, encode
+from ..workers.wire.messages import MAX_CONTROL, VERSION, Ack, Hello, Welcome, decode, encode
 from .buffer import join_datums
 from .dispatch_core import DispatchCore
 
@@ -57,10 +58,10 @@ class Dispatcher(DocumentRouter):
         self._datums: dict[str | None, int] = {}
         self._busy = False
         self._closing = False
+        self._flood = sockets.Flood()
         self._changed = threading.Condition()
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.linger = 0
+        self._socket = sockets.make(self._context, zmq.DEALER, MAX_CONTROL)
         self._socket.reconnect_ivl = 50
         self._socket.reconnect_ivl_max = 1000
         self._socket.connect(sink)
@@ -184,7 +185,8 @@ class Dispatcher(DocumentRouter):
             try:
                 message = decode(self._socket.recv())
             except WireError as error:
-                log.warning("the sink says what can't be read: %s", error)
+                if self._flood.tell():
+                    log.warning("the sink says what can't be read: %s (%d so far)", error, self._flood.count)
                 continue
             if isinstance(message, Welcome | Ack):
                 greet |= core.heard(message, now)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import zmq
 
+from ..workers import sockets
 from ..workers.errors import PoolError, WireError
 from ..workers.wire.documents import MAX_ANSWER, Cursor, Documents, Fetch, Part, decode, encode, unpack
 
@@ -274,6 +275,7 @@ class _Asking:
         self._endpoint = endpoint
         self._wake = wake
         self._serials = count(1)
+        self._flood = sockets.Flood()
         self._socket: Any = None
 
     def ask(self, after: int, cursors: dict[str, int], wait: float) -> Documents | None:
@@ -305,15 +307,14 @@ class _Asking:
         try:
             answer = decode(data)
         except WireError as error:
-            log.warning("the recorder says what can't be read: %s", error)
+            if self._flood.tell():
+                log.warning("the recorder says what can't be read: %s (%d so far)", error, self._flood.count)
             return None
         return answer if isinstance(answer, Documents) else None
 
     def _connected(self) -> Any:
         if self._socket is None:
-            self._socket = self._context.socket(zmq.DEALER)
-            self._socket.linger = 0
-            self._socket.maxmsgsize = MAX_ANSWER
+            self._socket = sockets.make(self._context, zmq.DEALER, MAX_ANSWER)
             self._socket.reconnect_ivl = 50
             self._socket.reconnect_ivl_max = 1000
             self._socket.connect(self._endpoint)

@@ -11,20 +11,20 @@ import logging
 import os
 import sqlite3
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import monotonic, time_ns
 from typing import Final
 
 import zmq
 
-from ..workers import shell
+from ..workers import shell, sockets
 from ..workers.errors import FileError, SettingsError, WireError
 from ..workers.ledger_reader import LedgerReader
 from ..workers.lifeline import Lifeline, announce
 from ..workers.shell import Level, ShellSettings
 from ..workers.wire.documents import Fetch, decode, encode
-from ..workers.wire.messages import VERSION, Done, Hello, Welcome
+from ..workers.wire.messages import MAX_CONTROL, VERSION, Done, Hello, Welcome
 from ..workers.wire.messages import decode as decode_pool
 from ..workers.wire.messages import encode as encode_pool
 from .journal import Journal
@@ -40,6 +40,9 @@ PAUSE: Final = 0.05
 
 GREETING: Final = 2.0
 """Seconds between greetings to the sink, which a new one needs to know of this recorder."""
+
+TURN: Final = 500
+"""Messages taken from a socket before what is due is looked at."""
 
 MAX_SESSIONS: Final = 256
 """Most questions that wait for an answer; the oldest is then answered with what there is."""
@@ -86,9 +89,7 @@ def wait_for_ledger(path: Path, lifeline: Lifeline) -> LedgerReader | None:
 def work(settings: RecorderSettings, lifeline: Lifeline) -> None:
     """Record until the end."""
     context = zmq.Context()
-    sessions = context.socket(zmq.ROUTER)
-    sessions.linger = 0
-    sessions.maxmsgsize = 1 << 20
+    sessions = sockets.make(context, zmq.ROUTER, MAX_CONTROL)
     try:
         sessions.bind(settings.bind)
     except zmq.ZMQError as error:
@@ -104,8 +105,7 @@ def work(settings: RecorderSettings, lifeline: Lifeline) -> None:
         from .catalog_writer import CatalogWriter  # it imports the catalog's client, which not every recorder needs
 
         writer = CatalogWriter(settings.catalog, Path(settings.api_key_file), journal)
-    sink = context.socket(zmq.DEALER)
-    sink.linger = 0
+    sink = sockets.make(context, zmq.DEALER, MAX_CONTROL)
     sink.connect(settings.sink)
     poller = zmq.Poller()
     for socket in (sessions, sink):
@@ -114,6 +114,7 @@ def work(settings: RecorderSettings, lifeline: Lifeline) -> None:
     announce(role="recorder", ready=True)
     hello = encode_pool(Hello(VERSION, "recorder", "recorder", time_ns() // 1_000_000))
     questions: list[Question] = []
+    flood = sockets.Flood()
     look_at = greet_at = looked = 0.0
     while True:
         now = monotonic()
@@ -124,12 +125,12 @@ def work(settings: RecorderSettings, lifeline: Lifeline) -> None:
         events = dict(poller.poll(max(int(1000 * (due - now)) + 1, 0)))
         if lifeline.over(events):
             return
-        while sink in events and sink.poll(0):
-            if _is_news(sink.recv()):
+        for parts in _drain(sink) if sink in events else ():
+            if _is_news(parts, flood):
                 look_at = min(look_at, looked + PAUSE)
         asked = False
-        while sessions in events and sessions.poll(0):
-            question = _question(sessions.recv_multipart(), monotonic())
+        for parts in _drain(sessions) if sessions in events else ():
+            question = _question(parts, monotonic(), flood)
             if question is not None:
                 questions.append(question)
                 asked = True
@@ -155,22 +156,34 @@ def work(settings: RecorderSettings, lifeline: Lifeline) -> None:
         questions = waiting
 
 
-def _is_news(data: bytes) -> bool:
+def _drain(socket: zmq.Socket[bytes]) -> Iterator[list[bytes]]:
+    """Yield what has come, but not for ever: a flood must not keep the ledger from being read."""
+    for _ in range(TURN):
+        try:
+            yield socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return
+
+
+def _is_news(parts: list[bytes], flood: sockets.Flood) -> bool:
     try:
-        return isinstance(decode_pool(data), Done | Welcome)
+        if len(parts) != 1:
+            raise WireError(f"a message of {len(parts)} parts, expected 1")
+        return isinstance(decode_pool(parts[0]), Done | Welcome)
     except WireError as error:
-        log.warning("the sink says what can't be read: %s", error)
+        if flood.tell():
+            log.warning("the sink says what can't be read: %s (%d so far)", error, flood.count)
         return False
 
 
-def _question(parts: list[bytes], now: float) -> Question | None:
-    if len(parts) != 2:
-        log.warning("a session's message has %d parts, expected 2: dropped", len(parts))
-        return None
+def _question(parts: list[bytes], now: float, flood: sockets.Flood) -> Question | None:
     try:
+        if len(parts) != 2:
+            raise WireError(f"{len(parts) - 1} parts, expected 1")
         fetch = decode(parts[1])
     except WireError as error:
-        log.warning("a session says what can't be read: %s", error)
+        if flood.tell():
+            log.warning("a session says what can't be read: %s (%d so far)", error, flood.count)
         return None
     # −1 asks where to start: that is answered at once.
     wait = fetch.wait_ms / 1000 if isinstance(fetch, Fetch) and (fetch.after >= 0 or fetch.cursors) else 0.0

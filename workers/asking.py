@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 from itertools import count
 from typing import Any
 
 import zmq
 
-from .wire.messages import Status, StatusReply, decode, encode
+from . import sockets
+from .errors import WireError
+from .wire.messages import MAX_CONTROL, Status, StatusReply, decode, encode
+
+log = logging.getLogger(__name__)
 
 _serials = count(1)
 
@@ -16,17 +21,17 @@ _serials = count(1)
 def ask(endpoint: str, timeout: float) -> dict[str, Any] | None:
     """Return what the process at ``endpoint`` says of itself; ``None`` if it says nothing for ``timeout`` seconds."""
     serial = next(_serials)
-    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+    socket = sockets.make(zmq.Context.instance(), zmq.DEALER, MAX_CONTROL)
     try:
-        socket.setsockopt(zmq.LINGER, 0)
         socket.connect(endpoint)
         socket.send(encode(Status(serial)))
         if not socket.poll(int(1000 * timeout)):
             return None
         reply = decode(socket.recv())
+        said = json.loads(reply.body) if isinstance(reply, StatusReply) and reply.serial == serial else None
+    except (WireError, ValueError) as error:
+        log.warning("%s answers what can't be read: %s", endpoint, error)
+        return None
     finally:
         socket.close()
-    if not isinstance(reply, StatusReply) or reply.serial != serial:
-        return None
-    said: dict[str, Any] = json.loads(reply.body)
-    return said
+    return said if isinstance(said, dict) else None

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import zmq
 from msgspec import Meta
 
-from . import shell
+from . import shell, sockets
 from .broker_core import SINK, BrokerCore, Send, Times
 from .errors import SettingsError, WireError
 from .lifeline import Lifeline, announce
@@ -26,8 +26,6 @@ TICK: Final = 0.05
 
 TURN: Final = 500
 """Messages taken from a socket before the other is looked at."""
-
-LOG_EVERY: Final = 10.0
 
 
 class BrokerSettings(ShellSettings, frozen=True, kw_only=True):
@@ -53,11 +51,8 @@ class Broker:
         self._clock = clock
         times = Times(lease=settings.lease, liveness=settings.liveness)
         self.core = BrokerCore(time.time_ns() // 1000, times)
-        self.malformed = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._peers = self._context.socket(zmq.ROUTER)
-        self._peers.linger = 0
-        self._peers.maxmsgsize = MAX_CONTROL
+        self._peers = sockets.make(self._context, zmq.ROUTER, MAX_CONTROL)
         self._peers.router_mandatory = True  # EHOSTUNREACH tells of a dead worker well before its heartbeats do
         self._peers.router_handover = True  # a worker that was started again comes by the same name
         self._peers.sndhwm = self._peers.rcvhwm = 10_000
@@ -67,9 +62,7 @@ class Broker:
             self._context.destroy(linger=0)
             raise SettingsError(f"broker: {settings.bind} can't be bound: {error}") from None
         self.endpoint = self._peers.getsockopt_string(zmq.LAST_ENDPOINT)
-        self._sink = self._context.socket(zmq.DEALER)
-        self._sink.linger = 0
-        self._sink.maxmsgsize = MAX_CONTROL
+        self._sink = sockets.make(self._context, zmq.DEALER, MAX_CONTROL)
         self._sink.identity = b"broker"
         self._sink.immediate = True  # a sink that is down shall not find a thousand Hellos when it comes
         self._sink.sndhwm = 100
@@ -81,7 +74,7 @@ class Broker:
         self._poller.register(self._sink, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
         self._ticked = float("-inf")
-        self._quiet_until = float("-inf")
+        self._flood = sockets.Flood()
 
     def run(self, lifeline: Lifeline) -> None:
         """Work until the end."""
@@ -128,10 +121,9 @@ class Broker:
                 raise WireError(f"a message of {len(parts)} parts, expected 1")
             message = decode(parts[0])
         except WireError as error:
-            self.malformed += 1
-            if now >= self._quiet_until:
-                self._quiet_until = now + LOG_EVERY
-                log.warning("from %r: %s (%d malformed so far)", peer, error, self.malformed)
+            self.core.counts["malformed"] += 1
+            if self._flood.tell():
+                log.warning("from %r: %s (%d malformed so far)", peer, error, self._flood.count)
             return
         self._say(self.core.receive(peer, message, now), now)
 

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from .broker_batch import Held, Key, State
 from .broker_peers import Lease, Peer, Peers
 from .broker_queue import Queue
@@ -20,6 +18,7 @@ from .broker_rings import Rings
 from .broker_runs import Runs
 from .broker_stream import Stream
 from .broker_waiting import Waiting
+from .status_reply import status_reply
 from .wire.messages import (
     VERSION,
     AnyMessage,
@@ -37,13 +36,12 @@ from .wire.messages import (
     RunClose,
     RunOpen,
     Status,
-    StatusReply,
     StreamOpen,
     Welcome,
 )
 
-SINK: Final = b"\0sink"
-"""The sink's address; no peer can have it, because ZeroMQ's own identities have five bytes and others no leading 0."""
+SINK: Final = b"\0the sink"
+"""The sink's address; no peer can have it: ZeroMQ's own identities have five bytes, and others no leading 0."""
 
 
 class Send(NamedTuple):
@@ -302,7 +300,7 @@ class BrokerCore:
         return []
 
     def _status(self, peer: bytes, message: Status, now: float) -> list[Send]:
-        return [Send(peer, StatusReply(message.serial, msgspec.json.encode(self.snapshot())))]
+        return [Send(peer, status_reply(message.serial, self.snapshot()))]
 
     # --- inside -----------------------------------------------------------------------------------------------------
 

@@ -18,13 +18,13 @@ import msgspec
 import zmq
 from msgspec import Meta, Struct
 
-from . import shell
+from . import shell, sockets
 from .errors import WireError
 from .ingest_core import IngestCore, Source
 from .lifeline import Lifeline, announce
 from .ring import Ring
 from .shell import ShellSettings
-from .wire.messages import Beat, Connect, Dropped, Frames, Free, Hello, Message, Welcome, decode, encode
+from .wire.messages import MAX_CONTROL, Beat, Connect, Dropped, Frames, Free, Hello, Message, Welcome, decode, encode
 
 log = logging.getLogger(__name__)
 
@@ -104,9 +104,9 @@ class Ingest:
         self._last_beat = clock()
         self._oldest = 0.0
         self._quiet_until = 0.0
+        self._flood = sockets.Flood()
         self._detectors: dict[str, tuple[str, zmq.Socket[bytes], Callable[[Sequence[Any]], Any]]] = {}
-        self._broker: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
-        self._broker.linger = 0
+        self._broker = sockets.make(self._context, zmq.DEALER, MAX_CONTROL)
         self._broker.connect(settings.broker)
         self._poller.register(self._broker, zmq.POLLIN)
         self._hello()
@@ -183,7 +183,8 @@ class Ingest:
             except zmq.Again:
                 return
             except WireError as error:
-                log.warning("from the broker: %s", error)
+                if self._flood.tell():
+                    log.warning("from the broker: %s (%d malformed so far)", error, self._flood.count)
                 continue
             if isinstance(message, Free):
                 self.core.free(message.ring, message.offsets, message.frames)
@@ -217,10 +218,8 @@ class Ingest:
             if len(self._detectors) >= MAX_DETECTORS:
                 raise WireError(f"{MAX_DETECTORS} detectors are connected already")
             read = importlib.import_module(f"{__package__}.wire.{CODECS[protocol]}").Decoder().decode
-            socket: zmq.Socket[bytes] = self._context.socket(zmq.PULL)
-            socket.linger = 0
+            socket = sockets.make(self._context, zmq.PULL, MAX_MESSAGE)
             socket.rcvhwm = self.settings.rcvhwm
-            socket.maxmsgsize = MAX_MESSAGE
             socket.setsockopt(zmq.TCP_KEEPALIVE, 1)  # a DCU that was switched off never says so
             socket.connect(endpoint)
         except (WireError, zmq.ZMQError) as error:

@@ -19,7 +19,7 @@ import msgspec
 import zmq
 from msgspec import Meta
 
-from . import nexus_layout, recipes, shell
+from . import nexus_layout, recipes, shell, sockets
 from .errors import SettingsError, WireError
 from .ledger import Ledger
 from .ledger_reader import LedgerReader
@@ -29,7 +29,7 @@ from .nexus_follower import NexusFollower
 from .payload import MAX_PAYLOAD
 from .shell import ShellSettings
 from .sink_core import REMEMBERED, Send, SinkCore
-from .wire.messages import MAX_CONTROL, AnyMessage, Beat, RecipeSpec, RunOpen, decode, encode
+from .wire.messages import AnyMessage, Beat, RecipeSpec, RunOpen, decode, encode
 
 log = logging.getLogger(__name__)
 
@@ -79,14 +79,11 @@ class Sink:
         self._uncompleted: dict[str, str | None] = {}
         self._cpu_us = time.thread_time_ns() // 1000
         self._context = zmq.Context()
-        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
-        self._socket.linger = 0
+        self._socket = sockets.make(self._context, zmq.ROUTER, MAX_PAYLOAD)
         self._socket.router_mandatory = True
         self._socket.router_handover = True  # a worker that starts anew under its name takes over from its dead self
         self._socket.sndhwm = SEND_HWM
         self._socket.rcvhwm = settings.rcvhwm
-        self._socket.maxmsgsize = MAX_PAYLOAD + MAX_CONTROL
-        self._socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
         try:
             self._socket.bind(settings.bind)
         except zmq.ZMQError as error:
@@ -95,7 +92,7 @@ class Sink:
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._wake_out, zmq.POLLIN)
-        self._garbage = 0
+        self._garbage = sockets.Flood()
 
     def _restore(self) -> None:
         reader = LedgerReader(self.ledger.path)
@@ -158,10 +155,9 @@ class Sink:
                     raise WireError(f"{len(frames) - 1} parts, expected 1, or 2 of a result")
                 message: AnyMessage = decode(frames[1].buffer)
             except WireError as error:
-                self._garbage += 1
                 self.core.counters.bad += 1
-                if self._garbage & (self._garbage - 1) == 0:  # the 1st, 2nd, 4th, 8th …: a flood fills no log
-                    log.warning("%s (%d so far)", error, self._garbage)
+                if self._garbage.tell():
+                    log.warning("%s (%d so far)", error, self._garbage.count)
                 continue
             if isinstance(message, Beat):
                 self._send(self.core.unsure(peer))

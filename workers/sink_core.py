@@ -5,7 +5,6 @@ What comes in waits in a buffer until a :class:`~.ledger_rows.Group` of it is co
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from .ledger_rows import BatchRow, Control, Group, Outcome, RunRow
 from .sink_books import Books, Counters, Outputs, RunState, StreamState, dones
 from .sink_check import check, readable
 from .sink_group import MAX_BUFFER, MAX_CONTROLS, Grouping
+from .status_reply import status_reply
 from .wire.messages import (
     Ack,
     AnyMessage,
@@ -31,7 +31,6 @@ from .wire.messages import (
     RunClose,
     RunOpen,
     Status,
-    StatusReply,
     StreamOpen,
     Welcome,
 )
@@ -120,7 +119,7 @@ class SinkCore:
         if isinstance(message, Hello):
             return self._hello(peer, message)
         if isinstance(message, Status):
-            return [(peer, StatusReply(message.serial, json.dumps(self.status()).encode()))]
+            return [(peer, status_reply(message.serial, self.status()))]
         return []
 
     def _hello(self, peer: bytes, message: Hello) -> list[Send]:

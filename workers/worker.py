@@ -20,7 +20,7 @@ import msgspec
 import zmq
 from msgspec import Meta
 
-from . import shell
+from . import shell, sockets
 from .errors import SettingsError, WireError
 from .lifeline import Lifeline, announce
 from .pipe import At, Failed, Ready, Record, Reduced, Unframer, frame
@@ -147,6 +147,7 @@ class Worker:
         self._born = 0.0
         self._start_at = float("-inf")
         self._heard = clock()
+        self._flood = sockets.Flood()
         self._hung = False
         self._do(self.core.start(clock()))
 
@@ -183,9 +184,8 @@ class Worker:
     # --- sockets -----------------------------------------------------------------------------------------------------
 
     def _connect(self, endpoint: str) -> zmq.Socket[bytes]:
-        made = self._context.socket(zmq.DEALER)
+        made = sockets.make(self._context, zmq.DEALER, MAX_CONTROL)
         made.identity = self.settings.name.encode()
-        made.maxmsgsize = MAX_CONTROL
         made.immediate = True  # nothing is queued for one that isn't there: it is sent again when it is
         made.linger = 200
         made.sndhwm = 256
@@ -215,7 +215,8 @@ class Worker:
                 message = decode(data)
             except WireError as error:
                 self.core.counts["malformed"] += 1
-                log.warning("%s", error)
+                if self._flood.tell():
+                    log.warning("%s (%d malformed so far)", error, self._flood.count)
                 continue
             self._do(take(message, now))
 

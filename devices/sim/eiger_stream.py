@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import zmq
 
+from ...workers import sockets
 from ...workers.errors import SettingsError
 from ...workers.wire import simplon
 from .frames import FrameLibrary
@@ -32,9 +33,8 @@ class StreamSource:
     def __init__(self, library: FrameLibrary, port: int = 0, high_water: int = HIGH_WATER) -> None:
         self._library = library
         self._context: zmq.Context[Any] = zmq.Context()
-        self._socket = self._context.socket(zmq.PUSH)
+        self._socket = sockets.make(self._context, zmq.PUSH, sockets.NOTHING)
         self._socket.sndhwm = high_water
-        self._socket.linger = 0
         self._lock = threading.Lock()
         try:
             self._socket.bind(f"tcp://127.0.0.1:{port or '*'}")

@@ -1,0 +1,54 @@
+"""ZMQ sockets with a bound on what a stranger may do to them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import zmq
+
+HANDSHAKE_MS: Final = 5000
+"""Whoever connects and hasn't said who it is by then is cut off: half-open connections don't pile up."""
+
+NOTHING: Final = 1024
+"""Bytes in a part of a socket that only sends: whatever comes there is nothing that anybody waits for."""
+
+
+def make(context: zmq.Context[Any], kind: int, most: int) -> zmq.Socket[bytes]:
+    """Return a socket that takes no part of over ``most`` bytes, and on closing waits for nobody.
+
+    The sender of a larger part is cut off when the part is announced, before there is memory for it. ZeroMQ has no
+    bound on the number of a message's parts: who may connect at all is for the endpoint to say.
+
+    Parameters
+    ----------
+    kind
+        ``zmq.ROUTER``, ``zmq.DEALER``, …
+    most
+        Bytes.
+    """
+    made: zmq.Socket[bytes] = context.socket(kind)
+    made.linger = 0
+    made.maxmsgsize = most
+    made.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+    return made
+
+
+class Flood:
+    """Counts what is wrong, and says which of it is worth a line: the 1st, 2nd, 4th, 8th … A flood fills no log.
+
+    >>> flood = Flood()
+    >>> [flood.tell() for _ in range(9)]
+    [True, True, False, True, False, False, False, True, False]
+    >>> flood.count
+    9
+    """
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def tell(self) -> bool:
+        """Count one more; return whether to speak of it."""
+        self.count += 1
+        return self.count & (self.count - 1) == 0
