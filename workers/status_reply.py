@@ -25,19 +25,24 @@ def status_reply(serial: int, said: Mapping[str, Any]) -> StatusReply:
 
 
 def _cut(said: dict[str, Any]) -> dict[str, Any]:
-    sizes = {key: len(msgspec.json.encode(value)) + len(msgspec.json.encode(key)) + 2 for key, value in said.items()}
-    room = MAX_STATUS - 1024  # for saying what was cut
+    sizes = {key: _size(value) + len(key) + 4 for key, value in said.items()}
+    over = sum(sizes.values()) + 1024 - MAX_STATUS  # what says how much was cut needs room, too
     cut: dict[str, int] = {}
-    while sum(sizes.values()) > room:
-        key = max(sizes, key=lambda each: sizes[each])
+    for key in sorted(sizes, key=lambda each: -sizes[each]):
+        if over <= 0:
+            break
         value = said[key]
-        if isinstance(value, dict) and value:
-            value = dict(list(value.items())[1:])
-        elif isinstance(value, list) and value:
-            value = value[1:]
-        else:
-            value = None
-        said[key] = value
-        sizes[key] = len(msgspec.json.encode(value)) + len(msgspec.json.encode(key)) + 2 if value else 0
-        cut[key] = cut.get(key, 0) + 1
-    return {**{key: value for key, value in said.items() if sizes[key]}, "cut": cut}
+        entries = list(value.items()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        first = 0
+        while over > 0 and first < len(entries):
+            over -= _size(entries[first])
+            first += 1
+        cut[key] = first
+        said[key] = dict(entries[first:]) if isinstance(value, dict) else entries[first:]
+        if not said[key]:
+            del said[key]
+    return {**said, "cut": cut}
+
+
+def _size(value: Any) -> int:
+    return len(msgspec.json.encode(value)) + 1
