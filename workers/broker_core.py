@@ -191,6 +191,11 @@ class BrokerCore:
     def _stream_open(self, message: StreamOpen, now: float) -> list[Send]:
         stream = self.runs.open_stream(message, now)
         lane = message.live
+        if message.total is not None:
+            # Its series may be another run's by now: what comes of that is not of this one.
+            key = Key(message.run, message.stream, message.cfg)
+            self._series = {known: owner for known, owner in self._series.items() if owner != key}
+            return []
         if stream is None or lane is None:
             return []
         self._series[lane.endpoint, lane.series] = stream.key

@@ -106,6 +106,10 @@ class Lane:
         """Note that the run has ended: the last frames may still be on their way."""
         self._closed = now
 
+    def end(self) -> None:
+        """Note that the lane is no more: the run has ended, and is reduced from its files."""
+        self.exists = False
+
     def settled(self, now: float) -> bool:
         """Say whether nothing comes any more."""
         if not self.exists:

@@ -101,9 +101,11 @@ class Runs:
         run.seen.add(_digest(message))
 
     def open_stream(self, message: StreamOpen, now: float) -> Stream | None:
-        """Take note of a stream; return it if it is new."""
+        """Take note of a stream; return it if it is new. Said again with its total its live lane is no more."""
         run = self._known(message)
         key = Key(message.run, message.stream, message.cfg)
+        if run is not None and key in self._streams and message.total is not None:
+            self._streams[key].lane.end()
         if run is None or key in self._streams:
             return None
         stream = self._streams[key] = Stream(message, now, late=self._late, quiet=self._quiet)

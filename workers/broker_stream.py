@@ -45,7 +45,7 @@ class Stream:
         """The sink has said that every EXPECT has come: a frame without a file now has none."""
         self.batches: dict[int, Batch] = {}
         self.files = FileMap(spec.key for spec in opened.inputs)
-        self.lane = Lane(now, exists=opened.live is not None, late=late, quiet=quiet)
+        self.lane = Lane(now, exists=opened.live is not None and opened.total is None, late=late, quiet=quiet)
         self.duplicates = 0
         self.surplus = 0
         self.freed: list[Held] = []
@@ -160,7 +160,7 @@ class Stream:
             return False
         batch = batch or self.batches.setdefault(number, Batch())
         came = "it came live" if held or frame in batch.damaged else "it didn't come live"
-        came = came if self.lane.exists else "it has no live lane"
+        came = came if self.opened.live is not None else "it has no live lane"
         batch.lose(frame, f"{came}, and no file was announced that has {', '.join(lacking)}")
         return True
 

@@ -10,6 +10,7 @@
             intervals           table of (first, stop, status): frames first to stop − 1 ended so
             reasons             table of (frame, status, reason) of those quarantined or lost
             recipes, cfg        what was made of the frames, and the hash that stands for it
+            policy              what becomes of frames that find no room on their way
 
 Like everything in the file it is made before the first frame comes and filled at the end: SWMR allows nothing new.
 """
@@ -71,12 +72,10 @@ class LedgerGroup:
             table.attrs["long_name"] = meaning
         group["cfg"] = stream.cfg
         group["cfg"].attrs["long_name"] = "hash of the recipes, their parameters and their reducers' versions"
-        group["recipes"] = json.dumps(
-            {
-                spec.name: {"reducer": spec.reducer, "params": json.loads(spec.params or b"{}")}
-                for spec in stream.recipes
-            }
-        )
+        group["policy"] = stream.policy
+        group["policy"].attrs["long_name"] = "what becomes of frames that find no room on their way"
+        recipes = {each.name: {"reducer": each.reducer, "params": json.loads(each.params)} for each in stream.recipes}
+        group["recipes"] = json.dumps(recipes)
         group["recipes"].attrs["long_name"] = "what was made of each frame"
 
     def finish(self, account: Mapping[str, Mapping[str, Any]], duplicates: int) -> None:

@@ -24,7 +24,8 @@ def check(message: Result, payload: Any, run: RunState, stream: StreamState) -> 
         It isn't a whole batch of the stream, or its arrays aren't what the recipes announced.
     """
     batch, first, n = stream.open.batch, message.first, message.n
-    rest = run.total(message.stream) - first if run.totals is not None else batch
+    total = run.total(message.stream) if run.totals is not None else stream.open.total
+    rest = batch if total is None else total - first
     if first % batch or (n != batch and n != rest):
         raise WireError(f"{n} frames from {first} on aren't a batch of {batch}")
     if len(message.status) != n or any(status >= len(STATUS_NAMES) for status in message.status):

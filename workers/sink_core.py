@@ -284,7 +284,9 @@ class SinkCore:
         run.control.append(message)
         if isinstance(message, StreamOpen):
             books = self._books[message.run].setdefault((message.stream, message.cfg), Books())
-            run.streams[message.stream] = StreamState(message, self._outputs(message), books)
+            known = run.streams.get(message.stream)
+            expected = IntervalSet() if known is None else known.expected
+            run.streams[message.stream] = StreamState(message, self._outputs(message), books, expected)
         elif isinstance(message, Expect) and message.stream in run.streams:
             run.streams[message.stream].expected.add(message.first, message.stop)
         elif isinstance(message, RunClose):

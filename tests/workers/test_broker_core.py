@@ -210,6 +210,39 @@ def test_a_live_lane_that_died_is_given_up_when_what_was_promised_does_not_come(
     assert [work.first for work in bench.work()] == [0]
 
 
+def stream_with_total(bench: Bench, total: int) -> None:
+    recipes = [RecipeSpec("xrd", "azimuthal", b"{}")]
+    bench.sink(StreamOpen, "run", "eiger", "cfg", BATCH, [IMAGE], recipes, LANE, "drop", total)
+
+
+def test_a_run_that_has_ended_is_read_from_its_files_at_once_and_claims_no_series(bench: Bench) -> None:
+    bench.worker()
+    bench.sink(RunOpen, "run", "processed", b"{}")
+    stream_with_total(bench, 8)
+    bench.done([], full=True)
+    bench.expect(0, 8)
+    bench.wait(0.1, alive=(b"w",))
+    assert [(work.first, work.ring) for work in bench.work()] == [(0, []), (4, [])]
+    bench.ingest()
+    assert bench.take(Connect) == []
+    bench.frames(8)
+    assert len(bench.core._waiting) == 1  # another run's, whose document is still on its way
+
+
+def test_a_stream_that_is_told_again_with_its_total_waits_for_no_frame_any_more(bench: Bench) -> None:
+    bench.worker()
+    bench.open()
+    bench.expect(0, 8)
+    bench.frames(0, 1)
+    bench.wait(0.1, alive=(b"w",))
+    assert bench.work() == []
+    stream_with_total(bench, 8)
+    bench.frames(2, 3)
+    bench.wait(0.1, alive=(b"w",))
+    held = {work.first: [block.frame for span in work.ring for block in span.blocks] for work in bench.work()}
+    assert held == {0: [0, 1], 4: []}  # what was in the ring stays of use; 2 and 3 may be of another run by now
+
+
 def test_inputs_beside_the_streamed_one_come_from_files(bench: Bench) -> None:
     bench.open(inputs=(IMAGE, InputSpec("flux", (), "<f8")))
     bench.worker()

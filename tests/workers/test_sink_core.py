@@ -201,6 +201,24 @@ def test_a_batch_of_which_nothing_could_be_reduced_needs_no_arrays(bench: Bench)
     assert (eiger["quarantined"], eiger["lost"], len(eiger["reasons"])) == (2, 2, 0)
 
 
+def test_the_short_last_batch_of_a_run_that_has_ended_may_come_before_its_close(bench: Bench) -> None:
+    bench.open(1)
+    bench.tell(DISPATCHER, msgspec.structs.replace(EIGER, total=FRAMES - 2))
+    bench.commit()
+    (refusal,) = bench.tell(WORKER, *result(EIGER, 4, 2))
+    assert isinstance(refusal[1], Nack)
+    bench.tell(WORKER, *result(EIGER, FRAMES - BATCH, 2))
+    assert (WORKER, Done(RUN, "eiger", "cfg-a", [(FRAMES - BATCH, FRAMES - 2)])) in bench.commit()
+
+
+def test_a_stream_that_is_opened_again_keeps_what_was_promised(bench: Bench) -> None:
+    bench.open(5)
+    promised = bench.core.runs[RUN].total("eiger")
+    bench.tell(DISPATCHER, msgspec.structs.replace(EIGER, serial=6, total=FRAMES))
+    bench.commit()
+    assert bench.core.runs[RUN].total("eiger") == promised > 0
+
+
 def test_a_result_for_an_unknown_run_is_counted_and_not_answered(bench: Bench) -> None:
     assert bench.tell(WORKER, *result(EIGER, 0)) == []
     assert bench.commit() == []

@@ -142,6 +142,7 @@ class StreamOpen(Message, frozen=True, tag="STREAM_OPEN"):
 
     ``cfg`` is the hash of the recipes (:func:`haltere.workers.recipes.cfg_hash`); ``batch`` fixes the boundaries.
     ``policy`` says what becomes of frames that find no room; no bit of the results depends on it.
+    ``total`` says that the run has ended with so many frames: none comes live any more, all are in the files.
     """
 
     serial: Serial
@@ -153,6 +154,7 @@ class StreamOpen(Message, frozen=True, tag="STREAM_OPEN"):
     recipes: Annotated[list[RecipeSpec], Meta(min_length=1, max_length=32)]
     live: LiveLane | None = None
     policy: Policy = "drop"
+    total: Index | None = None
 
 
 class FileSpan(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
