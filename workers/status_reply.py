@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,24 +26,22 @@ def status_reply(serial: int, said: Mapping[str, Any]) -> StatusReply:
 
 
 def _cut(said: dict[str, Any]) -> dict[str, Any]:
-    sizes = {key: _size(value) + len(key) + 4 for key, value in said.items()}
+    sizes = {key: _size((key, value)) for key, value in said.items()}
     over = sum(sizes.values()) + 1024 - MAX_STATUS  # what says how much was cut needs room, too
     cut: dict[str, int] = {}
     for key in sorted(sizes, key=lambda each: -sizes[each]):
         if over <= 0:
             break
-        value = said[key]
-        entries = list(value.items()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
-        first = 0
-        while over > 0 and first < len(entries):
-            over -= _size(entries[first])
-            first += 1
-        cut[key] = first
-        said[key] = dict(entries[first:]) if isinstance(value, dict) else entries[first:]
-        if not said[key]:
-            del said[key]
+        value = said.pop(key)
+        named = isinstance(value, dict)
+        entries = deque(value.items() if named else value if isinstance(value, list) else [value])
+        while over > 0 and entries:
+            over -= _size(entries.popleft()) - 2
+            cut[key] = cut.get(key, 0) + 1
+        if entries:
+            said[key] = dict(entries) if named else list(entries)
     return {**said, "cut": cut}
 
 
 def _size(value: Any) -> int:
-    return len(msgspec.json.encode(value)) + 1
+    return len(msgspec.json.encode(value))
