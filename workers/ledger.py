@@ -58,7 +58,8 @@ class Ledger:
         self.path = path
         try:
             self._db = sqlite3.connect(path, isolation_level=None)
-            # Payloads are hundreds of kB: pages of 16 kB, copied to the database 64 MiB at a time, cost a third to a half less.
+            # Payloads are hundreds of kB: pages of 16 kB, copied to the database 64 MiB at a time, cost a third to a
+            # half less.
             self._db.execute("pragma page_size=16384")
             self._db.execute("pragma journal_mode=wal")
             self._db.execute("pragma wal_autocheckpoint=4096")
