@@ -141,7 +141,7 @@ def columns(run: Any) -> dict[str, str]:
     """Return the scalar results of a processed run, each with the stream that has it."""
     positions = position_names(run.start) or ()
     there: dict[str, str] = {}
-    for stream, client in _streams(run).items():
+    for stream, client in streams_of(run).items():
         for name, key in client.metadata["data_keys"].items():
             scalar = not key.get("external") and key["dtype"] in ("number", "integer")
             if scalar and name not in (*BOOKKEEPING, *positions):
@@ -153,7 +153,7 @@ def nexus_file(run: Any) -> str | None:
     """Return the path of the processed run's NeXus file; None if it has none."""
     if nexus := (run.metadata.get("stop") or {}).get("nexus"):
         return str(nexus)
-    for client in _streams(run).values():
+    for client in streams_of(run).values():
         for name, key in client.metadata["data_keys"].items():
             if key.get("external"):
                 for source in client.base[name].data_sources() or ():
@@ -168,7 +168,7 @@ def describe_run(run: Any) -> str:
     lines = [_headline(run)]
     if start.get("shape"):
         lines.append(("shape", " × ".join(str(n) for n in start["shape"]) + _how(start)))
-    lines += [(name, _keys(stream)) for name, stream in _streams(run).items()]
+    lines += [(name, _keys(stream)) for name, stream in streams_of(run).items()]
     if "raw_uid" in start:
         reduced = run
     else:
@@ -177,7 +177,7 @@ def describe_run(run: Any) -> str:
         except KeyError as error:
             return _table([*lines, ("reduced", str(error.args[0]))])
         lines.append(("reduced", reduced.start["uid"]))
-        lines += [(f"  {name}", _keys(stream)) for name, stream in _streams(reduced).items()]
+        lines += [(f"  {name}", _keys(stream)) for name, stream in streams_of(reduced).items()]
     frames = (reduced.metadata.get("stop") or {}).get("frames")
     if frames is None:
         lines.append(("frames", "still being reduced"))
@@ -215,7 +215,7 @@ def _pretty(run: Any, printer: Any, cycle: bool) -> None:
     printer.text(describe_run(run))
 
 
-def _streams(run: Any) -> dict[str, Any]:
+def streams_of(run: Any) -> dict[str, Any]:
     """Return the clients of a run's streams: asked for all at once, or one by one in a catalog of an older kind."""
     found = dict(run.base.items()) if isinstance(run, BlueskyRunV3) else {"streams": None}
     return {name: run[name] for name in run} if "streams" in found else found

@@ -20,6 +20,7 @@ from ..workers.recipes import Recipe
 from ..workers.wire.messages import MAX_CONTROL, VERSION, Ack, Hello, Welcome, decode, encode
 from .buffer import join_datums
 from .dispatch_core import DispatchCore
+from .reduction import Reduction
 
 log = logging.getLogger(__name__)
 
@@ -45,15 +46,24 @@ class Dispatcher(DocumentRouter):
         have its source.
     roots
         The folders that the workers may read from; files elsewhere are warned of.
+    reduction
+        Of a run that has ended: only its documents are taken, and reduced as this says.
     """
 
-    def __init__(self, sink: str, *, recipes: Iterable[Recipe] = (), roots: Iterable[Path] = ()) -> None:
+    def __init__(
+        self,
+        sink: str,
+        *,
+        recipes: Iterable[Recipe] = (),
+        roots: Iterable[Path] = (),
+        reduction: Reduction | None = None,
+    ) -> None:
         super().__init__()
         self.lost = 0
         """Documents that found the queue full."""
         self.passed_over = 0
         """Documents that couldn't be read; the log says which and why."""
-        self._core = DispatchCore(time_ns() // 1000, recipes, roots)
+        self._core = DispatchCore(time_ns() // 1000, recipes, roots, reduction)
         self._waiting: list[tuple[str, Document]] = []
         self._datums: dict[str | None, int] = {}
         self._busy = False
@@ -127,12 +137,17 @@ class Dispatcher(DocumentRouter):
                 lambda: not self._waiting and not self._busy and self._core.is_acknowledged(run), timeout
             )
 
+    def wait_idle(self, timeout: float = 30.0) -> bool:
+        """Wait until all that the documents said so far is on the sink's disk; False after ``timeout`` seconds."""
+        with self._changed:
+            return self._changed.wait_for(self._idle, timeout)
+
     def close(self, timeout: float = 2.0) -> None:
         """End the thread, after at most ``timeout`` seconds for what isn't acknowledged yet. May be called again."""
         with self._changed:
             if self._closing:
                 return
-            done = self._changed.wait_for(lambda: not self._waiting and not self._busy and self._core.idle, timeout)
+            done = self._changed.wait_for(self._idle, timeout)
             self._closing = True
         if not done:
             log.error("the sink hasn't acknowledged everything: the last runs may never be reduced (is the pool up?)")
@@ -140,6 +155,9 @@ class Dispatcher(DocumentRouter):
         self._thread.join()
         self._wake_out.close()
         self._context.term()
+
+    def _idle(self) -> bool:
+        return not self._waiting and not self._busy and self._core.idle
 
     def _put(self, name: str, doc: Document) -> None:
         with self._changed:

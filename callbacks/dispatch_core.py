@@ -35,6 +35,7 @@ from ..workers.wire.messages import (
 from .dispatch_streams import File, Key, Stream, batch_size, input_spec
 from .dispatch_window import Window
 from .plain_json import fit_json
+from .reduction import Reduction
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ HDF5: Final = ("application/x-hdf5", "application/x-hdf")
 @dataclass(slots=True)
 class _Run:
     uid: str
+    name: str
+    """What the messages call it."""
     recipes: tuple[Recipe, ...]
     dwell: float | None
     queue: deque[Any] = field(default_factory=deque)
@@ -72,12 +75,21 @@ class DispatchCore:
         What is reduced when a run's start document has no ``recipes`` of its own.
     roots
         The folders that the workers may read from, to warn of files that lie elsewhere; none: no warning.
+    reduction
+        Of a run that has ended: only its documents are taken, and reduced as this says.
     """
 
-    def __init__(self, session: int, recipes: Iterable[Recipe] = (), roots: Iterable[Path] = ()) -> None:
+    def __init__(
+        self,
+        session: int,
+        recipes: Iterable[Recipe] = (),
+        roots: Iterable[Path] = (),
+        reduction: Reduction | None = None,
+    ) -> None:
         self.session = session
         self.recipes = tuple(recipes)
         self._roots = [root.resolve() for root in roots]
+        self._reduction = reduction
         self._runs: dict[str, _Run] = {}
         self._files: dict[str, tuple[_Run, File]] = {}
         self._window = Window(session)
@@ -100,21 +112,25 @@ class DispatchCore:
             self._stop(doc)
 
     def _start(self, doc: Document) -> None:
-        uid = doc["uid"]
-        given = doc.get("recipes")
+        uid, again = doc["uid"], self._reduction
+        if again is not None and again.raw != uid:
+            return
+        given = doc.get("recipes") if again is None else again.recipes
         chosen = self.recipes if given is None else tuple(self._parsed(uid, given))
         if given is not None and not given:
             return  # it asks for nothing
         if len(self._runs) >= MAX_RUNS:
             log.error("run %s isn't reduced: %d runs wait for the sink already (is the pool running?)", uid, MAX_RUNS)
             return
-        run = self._runs[uid] = _Run(uid, chosen, doc.get("dwell"))
+        run = self._runs[uid] = _Run(uid, uid if again is None else again.name, chosen, doc.get("dwell"))
         self._closed[uid] = None
         while len(self._closed) > 4 * MAX_RUNS:
             self._closed.pop(next(iter(self._closed)))
-        plain = {**doc, "recipes": [msgspec.to_builtins(each) for each in chosen]}
-        start = fit_json(plain, MAX_START, keep=("uid", "time", "scan_id", "recipes"))
-        run.queue.append(RunOpen(0, uid, recipe_rules.processed_uid(uid, chosen), start))
+        marks = {} if again is None else again.marks()
+        plain = {**doc, **marks, "recipes": [msgspec.to_builtins(each) for each in chosen]}
+        start = fit_json(plain, MAX_START, keep=("uid", "time", "scan_id", "recipes", *marks))
+        processed = recipe_rules.processed_uid(uid, chosen) if again is None else again.processed
+        run.queue.append(RunOpen(0, run.name, processed, start))
 
     def _parsed(self, uid: str, given: Any) -> Iterator[Recipe]:
         """Give the recipes that are good; one line for each that isn't."""
@@ -173,7 +189,10 @@ class DispatchCore:
             return None
         live = self._live(run, device, inputs, (doc.get("configuration") or {}).get(device, {}).get("data", {}))
         cfg = recipe_rules.cfg_hash(good)
-        message = StreamOpen(0, run.uid, device, cfg, batch_size(run.dwell), inputs, good, live)
+        batch, total = batch_size(run.dwell), None
+        if self._reduction is not None:
+            batch, total = self._reduction.batches.get(device, batch), self._reduction.totals.get(device)
+        message = StreamOpen(0, run.name, device, cfg, batch, inputs, good, live, total=total)
         try:
             decode(encode(message))
         except WireError as error:
@@ -300,7 +319,7 @@ class DispatchCore:
                 continue
             for stream in run.streams.values():
                 if stream.promised() > stream.next:
-                    yield stream.expect(run.uid)
+                    yield stream.expect(run.name)
                     break
             else:
                 if run.stop is not None:
@@ -322,7 +341,7 @@ class DispatchCore:
                     "the rest is left out",
                 )
         status = str(stop.get("exit_status", "fail"))
-        return RunClose(0, run.uid, totals, status, fit_json(stop, MAX_STOP, keep=("uid", "time", "exit_status")))
+        return RunClose(0, run.name, totals, status, fit_json(stop, MAX_STOP, keep=("uid", "time", "exit_status")))
 
     def _forget(self) -> None:
         if self._window.empty and not self._runs:

@@ -46,6 +46,7 @@ TAKEN_OVER: Final = (
     "group",
     "project",
     "supersedes",
+    "backfill",
 )
 """What a processed run's start document has from the raw run's."""
 

@@ -74,6 +74,35 @@ class FrameReader:
             raise FileLate(f"{dataset.name} has {dataset.length} frames and not frame {missing} (yet)")
         return dataset.chunks(rows) if dataset.encoding else dataset.slice(rows)
 
+    def length(self, uri: str, dataset: str) -> int:
+        """Return how many frames a file has.
+
+        Raises
+        ------
+        FileLate
+            The file or the dataset isn't there (yet).
+        FileError
+            The file may not be read, or is damaged.
+        """
+        return self._dataset(uri, dataset).length
+
+    def missing(self, span: FileSpan, spec: InputSpec) -> list[int]:
+        """Return the frames of a span that the file doesn't have; what they hold isn't read.
+
+        Raises
+        ------
+        FileLate
+            The file or the dataset isn't there (yet).
+        FileError
+            The file may not be read, is damaged, or holds something else than ``spec`` says.
+        """
+        dataset = self._dataset(span.uri, span.dataset)
+        dataset.check(spec)
+        frames = range(span.first, span.first + span.n)
+        if dataset.has(range(span.offset, span.offset + span.n)):
+            return []
+        return [frame for frame in frames if not dataset.has([span.offset + frame - span.first])]
+
     def close(self) -> None:
         """Close every file."""
         while self._open:
