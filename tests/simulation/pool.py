@@ -1,0 +1,475 @@
+"""The pool's processes: the real cores, in shells that do with virtual sockets what the product's do with real ones."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from haltere.workers.broker_core import SINK, BrokerCore
+from haltere.workers.broker_core import Send as BrokerSend
+from haltere.workers.errors import FileError
+from haltere.workers.ingest_core import IngestCore, Source
+from haltere.workers.ledger import Ledger
+from haltere.workers.ledger_reader import LedgerReader
+from haltere.workers.ledger_rows import Group
+from haltere.workers.pipe import At, Failed
+from haltere.workers.reading import Reading
+from haltere.workers.reducers.base import Chunk
+from haltere.workers.reducing import Reducing
+from haltere.workers.sink_core import REMEMBERED, SinkCore
+from haltere.workers.sink_core import Send as SinkSend
+from haltere.workers.wire.messages import (
+    Beat,
+    Block,
+    Connect,
+    Dropped,
+    Frames,
+    Free,
+    Hello,
+    InputSpec,
+    Message,
+    RunOpen,
+    Welcome,
+    Work,
+    decode,
+    encode,
+)
+from haltere.workers.worker import PAUSES
+from haltere.workers.worker_core import Action, ToBroker, WorkerCore
+
+from .model import DTYPE, SHAPE, SIZE, Hung, Killed, Memory
+from .process import Parts, Process
+
+if TYPE_CHECKING:
+    from .world import World
+
+TICK = 0.05
+AGE = 0.005
+STALL = 1.5
+"""Seconds without progress after which a worker kills its reducer."""
+
+FOREVER = 2**30
+"""Pages of a ledger whose disk isn't full."""
+
+
+class Broker(Process):
+    """As ``workers/broker.py``."""
+
+    core: BrokerCore
+
+    def begin(self) -> None:
+        """Make the core."""
+        self.core = BrokerCore(self.world.epoch(), self.world.scenario.times)
+        self.after(0.0, self.every, TICK, self._tick)
+
+    def receive(self, peer: bytes, parts: Parts) -> None:
+        """Take a message of a worker or an ingest."""
+        self._take(peer, decode(parts[0]))
+
+    def hear(self, server: Process, parts: Parts) -> None:
+        """Take a message of the sink."""
+        self._take(SINK, decode(parts[0]))
+
+    def connected(self, server: Process) -> None:
+        """Have the sink tell everything."""
+        self.core.sink_connected()
+
+    def _take(self, peer: bytes, message: Any) -> None:
+        self._say(self.core.receive(peer, message, self.world.now))
+        self._say(self.core.pump(self.world.now))
+        self.world.checks.broker(self.core)
+
+    def _tick(self) -> None:
+        self._say(self.core.tick(self.world.now))
+        self.world.checks.broker(self.core)
+
+    def _say(self, sends: Iterable[BrokerSend]) -> None:
+        for peer, message in sends:
+            if peer == SINK:
+                self.links[0].to_server(encode(message))
+            elif peer in self.served:
+                self.served[peer].to_client(encode(message))
+            else:
+                self.core.unreachable(peer, message, self.world.now)
+
+
+class Sink(Process):
+    """As ``workers/sink.py``, with a NeXus file that is only waited for."""
+
+    core: SinkCore
+    ledger: Ledger
+
+    def __init__(self, world: World, name: str, path: Path) -> None:
+        super().__init__(world, name)
+        self.path = path
+        self.full = False
+        self.dies = ""
+        """``"before"`` or ``"after"`` its next commit."""
+
+    def begin(self) -> None:
+        """Open the ledger and take over what is in it."""
+        self.ledger = Ledger(self.path)
+        self._limit()
+        self.core = SinkCore(self.world.epoch(), sessions=self.ledger.sessions(), name_nexus=self._name_nexus)
+        reader = LedgerReader(self.path)
+        rows = {row.run: row for row in reversed(reader.runs(REMEMBERED))}
+        rows.update((row.run, row) for row in reader.open_runs())
+        for row in sorted(rows.values(), key=lambda each: each.opened_at):
+            self.core.restore(row, reader.control(row.run), reader.done(row.run))
+        reader.close()
+        self._uncompleted: list[str] = []
+        self._turning = float("inf")
+        self._wake()
+
+    def end(self) -> None:
+        """Let the file go; what wasn't committed is gone."""
+        self.ledger.close()
+
+    def fill(self, full: bool) -> None:
+        """Let the disk be full, or have room again."""
+        self.full = full
+        if self.alive:
+            self._limit()
+
+    def receive(self, peer: bytes, parts: Parts) -> None:
+        """Take anybody's message."""
+        message = decode(parts[0])
+        if isinstance(message, Beat):
+            self._say(self.core.unsure(peer))
+        else:
+            payload = parts[1] if len(parts) == 2 else None
+            self._say(self.core.receive(peer, message, payload, self.world.now))
+        self.world.checks.sink(self.core)
+        self._wake()
+
+    def _wake(self) -> None:
+        """See that a turn comes when it is due."""
+        due = self.world.now + self.core.wait(self.world.now) + 0.0005  # as poll() does, to the next millisecond
+        if due < self._turning:
+            self._turning = due
+            self.after(due - self.world.now, self._turn, due)
+
+    def _turn(self, planned: float) -> None:
+        if planned != self._turning:
+            return  # an earlier one was planned after it
+        self._turning = float("inf")
+        group = self.core.take(self.world.now)
+        if group is not None:
+            self._commit(group)
+        if not self.alive:
+            return
+        for run in self.core.take_finished():
+            self.after(self.world.random.choice((0.01, 0.3)), self._closed, run)
+        self._complete()
+        self._say(self.core.tick(self.world.now))
+        self._wake()
+
+    def _commit(self, group: Group) -> None:
+        if self.dies == "before":
+            return self._die()
+        try:
+            outcome = self.ledger.commit(group, self.world.wall)
+        except sqlite3.Error as error:
+            self.world.counts["commits that failed"] += 1
+            return self.core.failed(error, self.world.now)
+        self.world.checks.committed(group, outcome)
+        if self.dies == "after":
+            return self._die()
+        self._say(self.core.committed(outcome, self.world.now))
+
+    def _die(self) -> None:
+        self.dies = ""
+        self.world.faults.kill(self, 0.3)
+
+    def _closed(self, run: str) -> None:
+        """Take note that a run's NeXus file is closed."""
+        self._uncompleted.append(run)
+        self._wake()
+
+    def _complete(self) -> None:
+        while self._uncompleted:
+            run = self._uncompleted[0]
+            try:
+                self.ledger.complete(run, self.world.wall)
+            except sqlite3.Error as error:
+                self.core.failed(error, self.world.now)
+                return
+            del self._uncompleted[0]
+            self._say(self.core.completed(run, self.world.wall))
+
+    def _say(self, sends: Iterable[SinkSend]) -> None:
+        gone: set[bytes] = set()
+        for peer, message in sends:
+            if peer in gone:
+                continue
+            if peer in self.served:
+                self.served[peer].to_client(encode(message))
+            else:
+                gone.add(peer)
+                self.core.lost(peer)
+
+    def _limit(self) -> None:
+        self.ledger._db.execute(f"pragma max_page_count={1 if self.full else FOREVER}")
+
+    @staticmethod
+    def _name_nexus(message: RunOpen) -> str:
+        return f"/nexus/{message.processed}.nxs"
+
+
+class Ingest(Process):
+    """As ``workers/ingest.py``, with memory of its own make."""
+
+    core: IngestCore
+    memory: Memory
+
+    def begin(self) -> None:
+        """Make a ring, and greet the broker."""
+        world = self.world
+        name = f"haltere-{self.life}-0"
+        size = world.scenario.ring * 128
+        self.memory = world.rings[name] = Memory(name, size)
+        self.core = IngestCore(name, size, group=world.scenario.group)
+        names = {frames.name for scan in world.scenario.scans for frames in scan.detectors if frames.live}
+        self.endpoints = {f"tcp://{name}:9999" for name in names} if world.scenario.pulled else set()
+        self._session = world.epoch()
+        self._epoch = -1
+        self._flushing = False
+        self.now_or_later(self._hello)
+        self.after(0.5, self.every, 0.5, self._beat)
+
+    def end(self) -> None:
+        """Take the ring's name away; who has it mapped keeps it."""
+        self.memory.gone = True
+
+    def land(self, source: Source, frame: int, data: bytes) -> None:
+        """Take a frame from a detector's stream."""
+        offset = self.core.place(source, frame, SIZE, "none")
+        if offset is not None:
+            self.memory.write(offset, data)
+            self.world.checks.landed(source, frame)
+        self._tell(self.core.take(everything=False))
+        self._soon()
+
+    def garble(self, source: Source, frame: int) -> None:
+        """Take a message that can't be read."""
+        self.core.garble(source.endpoint, source.series, frame)
+        self._soon()
+
+    def hear(self, server: Process, parts: Parts) -> None:
+        """Take the broker's word."""
+        message = decode(parts[0])
+        if isinstance(message, Free):
+            before = self.core.arena.held
+            self.core.free(message.ring, message.offsets, message.frames)
+            for offset in before.keys() - self.core.arena.held.keys():
+                self.memory.scribble(offset, SIZE)
+        elif isinstance(message, Connect):
+            if message.endpoint not in self.endpoints:
+                self.endpoints.add(message.endpoint)
+                self.world.pulled(message.endpoint)
+        elif isinstance(message, Welcome):
+            self._welcomed(message)
+
+    def _welcomed(self, message: Welcome) -> None:
+        if not message.lease_ms:
+            self._session += 1
+            self._epoch = -1
+            self._hello()
+        elif message.epoch != self._epoch:
+            self._epoch = message.epoch
+            self._tell(self.core.held())
+
+    def _soon(self) -> None:
+        if self.core.pending and not self._flushing:
+            self._flushing = True
+            self.after(AGE, self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        self._tell(self.core.take(everything=True))
+        self._soon()
+
+    def _tell(self, messages: Sequence[Frames | Dropped]) -> None:
+        for place, message in enumerate(messages):
+            if not self._say(message):
+                return self.core.untake(messages[place:])
+
+    def _say(self, message: Message) -> bool:
+        return self.links[0].to_server(encode(message))
+
+    def _hello(self) -> None:
+        self._say(Hello(1, "ingest", self.name, self._session))
+
+    def _beat(self) -> None:
+        self._say(Beat(self._session))
+        self._soon()
+
+
+class Mapped(Reading):
+    """Reads the rings of this world in place of ``/dev/shm``."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.files)
+        self._world = world
+        self._mapped: dict[str, Memory] = {}
+
+    def _chunk(self, ring: str, block: Block, spec: InputSpec) -> Chunk:
+        memory = self._mapped.get(ring)
+        if memory is None:
+            memory = self._world.rings.get(ring)
+            if memory is None or memory.gone:
+                raise FileError(f"ring {ring}: No such file or directory (has its ingest died?)")
+            self._mapped[ring] = memory
+        return Chunk(memory.view(block.offset, block.size), block.encoding, SHAPE, np.dtype(DTYPE))
+
+
+class Reducer:
+    """The worker's child: it takes its units one after the other, and dies or hangs by what they are."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.at = At(-1, -1)
+        self.told: set[tuple[str, str, str]] = set()
+        self.hung = False
+        self.reducing = Reducing(Path("/"), [], self._say)
+        self.reducing._reading = Mapped(worker.world)
+
+    def _say(self, at: At) -> None:
+        self.at = at
+
+    def reduce(self, work: Work) -> Any:
+        """Reduce, with what memory and files hold now: what was given back meanwhile is seen to be so."""
+        key = work.run, work.stream, work.cfg
+        if key not in self.told:
+            self.told.add(key)
+            self.reducing.open(self.worker.core.streams[key])
+        return self.reducing.reduce(work)
+
+
+class Worker(Process):
+    """As ``workers/worker.py``, with its child within."""
+
+    core: WorkerCore
+
+    def begin(self) -> None:
+        """Make the core; the child is ready a little later."""
+        self.core = WorkerCore(self.name, self.world.epoch(), self.world.now)
+        self.slow = 1.0
+        self.slow_until = 0.0
+        self.leaving = False
+        self._child: Reducer | None = None
+        self._busy = False
+        self._deaths = 0
+        self._heard = self.world.now
+        self.after(0.02, self._child_ready)
+        self.after(0.0, self.every, TICK, self._tick)
+
+    def hear(self, server: Process, parts: Parts) -> None:
+        """Take a message of the broker or the sink."""
+        message = decode(parts[0])
+        take = self.core.from_sink if server is self.world.sink else self.core.from_broker
+        self._do_all(take(message, self.world.now))
+        self._feed()
+        self.world.checks.worker(self.core)
+
+    def lose_child(self) -> None:
+        """Let the reducer die for no reason of its frames' own."""
+        if self._child is not None:
+            self._bury("worker died, killed by SIGKILL")
+
+    def leave(self) -> None:
+        """Give work back and end when the sink has everything, or after a second."""
+        if self.leaving:
+            return
+        self.leaving = True
+        self._do_all(self.core.leave())
+        self.after(1.0, self.kill)
+
+    def _tick(self) -> None:
+        if self.leaving:
+            if not self.core.kept:
+                self.kill()
+            return
+        if self.core.running is not None and self.world.now - self._heard > STALL and self._child is not None:
+            self._bury(f"no progress in {STALL} s")
+        self._feed()
+        self._do_all(self.core.tick(self.world.now))
+
+    def _do_all(self, actions: Iterable[Action]) -> None:
+        to_broker, to_sink = self.links
+        for action in actions:
+            if isinstance(action, ToBroker):
+                taken = to_broker.to_server(encode(action.message))
+            elif action.payload is None:
+                taken = to_sink.to_server(encode(action.message))
+            else:
+                taken = to_sink.to_server(encode(action.message), bytes(action.payload))
+            if not taken:
+                self.core.unsent(action)
+
+    # --- the child ---------------------------------------------------------------------------------------------------
+
+    def _child_ready(self) -> None:
+        if not self.leaving:
+            self._child = Reducer(self)
+            self._busy = False
+            self._heard = self.world.now
+            self.core.willing = True
+
+    def _feed(self) -> None:
+        if self._child is None or not self.core.willing:
+            return
+        while self.core.in_hand < 2 and self.core.take() is not None:
+            if self.core.in_hand == 1:
+                self._heard = self.world.now
+        self._go_on()
+
+    def _go_on(self) -> None:
+        work = self.core.running
+        if self._busy or work is None or self._child is None:
+            return
+        self._busy = True
+        factor = self.slow if self.world.now < self.slow_until else 1.0
+        took = self.world.cost * work.n * self.world.random.uniform(0.7, 1.3) * factor
+        self.after(min(took, 0.8 * STALL), self._reduced, self._child, work)
+
+    def _reduced(self, child: Reducer, work: Work) -> None:
+        if child is not self._child:
+            return  # it died before it was done
+        try:
+            answer = child.reduce(work)
+        except Killed:
+            self.world.counts["reducers killed"] += 1
+            return self._bury("worker died, killed by SIGSEGV")
+        except Hung:
+            self.world.counts["reducers hung"] += 1
+            return  # and the child stays busy
+        self._heard = self.world.now
+        self._busy = False
+        if isinstance(answer, Failed):
+            self._do_all(self.core.failed(answer.nack))
+        else:
+            reduced, payload = answer
+            named = msgspec.structs.replace(reduced.result, worker=self.name)
+            self._do_all(self.core.reduced(named, payload, reduced.cpu_us, self.world.now))
+        self._feed()
+        self._go_on()
+        self.world.checks.worker(self.core)
+
+    def _bury(self, how: str) -> None:
+        assert self._child is not None
+        work, at = self.core.running, self._child.at
+        number = at.frame if work is not None and at.token == work.token and work.isolate else -1
+        if number >= 0 and work is not None:
+            self.world.checks.blamed(work, number)
+        self._child = None
+        self._busy = False
+        self.core.willing = False
+        self._do_all(self.core.died(how, number))
+        self._deaths += 1
+        self.after(PAUSES[min(self._deaths, len(PAUSES)) - 1] + 0.02, self._child_ready)
