@@ -131,4 +131,4 @@ class Batch:
 
 
 def _same(one: Held, other: Held) -> bool:
-    return one.block.offset == other.block.offset and one.ring == other.ring
+    return one.block.life == other.block.life and one.ring == other.ring

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from .broker_batch import Held, Key, State
 from .broker_peers import Lease, Peer, Peers
 from .broker_queue import Queue
@@ -229,7 +231,11 @@ class BrokerCore:
     def _frames(self, peer: bytes, message: Frames, now: float) -> list[Send]:
         out = self._met(peer, now)
         self._rings.met(message.ring, peer)
+        living = self._rings.living(message.ring, message.blocks)
         stream = self._streamed(message)
+        if not living:
+            return out
+        message = msgspec.structs.replace(message, blocks=living)
         if stream is None:
             self._let_go(self._waiting.put(message, now))
         else:

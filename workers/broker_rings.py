@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from .broker_batch import Held
+from .intervals import IntervalSet
 from .wire.messages import Block, Free
 
 MAX_RINGS: Final = 64
-MAX_FREE: Final = 4096
-"""Offsets in one FREE."""
+MAX_FREE: Final = 2048
+"""Blocks in one FREE."""
 
 
 class Rings:
@@ -22,6 +23,8 @@ class Rings:
         """Blocks whose ring belongs to nobody any more."""
         self._owners: OrderedDict[str, bytes] = OrderedDict()
         self._freed: dict[str, list[Block]] = {}
+        self._past: OrderedDict[str, IntervalSet] = OrderedDict()
+        """Per ring the lives of blocks that were freed: who still speaks of them says it twice, or late."""
 
     def met(self, ring: str, owner: bytes) -> None:
         """Note whose ring it is: an ingest's address changes when it connects anew."""
@@ -39,6 +42,27 @@ class Rings:
         """Let blocks be reused."""
         for held in blocks:
             self._freed.setdefault(held.ring, []).append(held.block)
+            self._past_of(held.ring).add(held.block.life, held.block.life + 1)
+
+    def living(self, ring: str, blocks: Iterable[Block]) -> list[Block]:
+        """Return those of the blocks that weren't freed; the others are freed once more, should that be lost."""
+        past = self._past.get(ring)
+        if past is None:
+            return list(blocks)
+        living = []
+        for block in blocks:
+            if block.life in past:
+                self._freed.setdefault(ring, []).append(block)
+            else:
+                living.append(block)
+        return living
+
+    def _past_of(self, ring: str) -> IntervalSet:
+        past = self._past.setdefault(ring, IntervalSet())
+        self._past.move_to_end(ring)
+        while len(self._past) > MAX_RINGS:
+            self._past.popitem(last=False)
+        return past
 
     def take(self) -> Iterator[tuple[bytes, Free]]:
         """Yield what to tell the owners."""
@@ -49,5 +73,5 @@ class Rings:
                 continue
             for at in range(0, len(blocks), MAX_FREE):
                 some = blocks[at : at + MAX_FREE]
-                yield owner, Free(ring, [each.offset for each in some], [each.frame for each in some])
+                yield owner, Free(ring, [each.offset for each in some], [each.life for each in some])
         self._freed.clear()

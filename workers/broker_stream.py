@@ -61,6 +61,10 @@ class Stream:
     def arrive(self, ring: str, block: Block, now: float) -> int | None:
         """Take a frame that came live; return its batch's number if that can go now."""
         frame, held = block.frame, Held(ring, block)
+        number = frame // self.size
+        batch = self.batches.get(number)
+        if batch is not None and batch.holds(frame, held):
+            return None  # the ingest says again what it holds
         self.lane.came(frame, now)
         if self.total is not None and frame >= self.total:
             self.surplus += 1
@@ -70,12 +74,8 @@ class Stream:
             self.duplicates += 1
             self.freed.append(held)
             return None
-        number = frame // self.size
-        batch = self.batches.get(number)
         if batch is None:
             batch = self.batches[number] = Batch()
-        if batch.holds(frame, held):
-            return None  # the ingest says again what it holds, to a broker that it thinks new
         if frame in batch.held or batch.state is State.LEASED or batch.quarantined(frame):
             self.duplicates += 1
             self.freed.append(held)

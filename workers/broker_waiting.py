@@ -32,7 +32,7 @@ class Waiting:
         self._frames: OrderedDict[tuple[str, int], list[Frames]] = OrderedDict()
         self._dropped: OrderedDict[tuple[str, int], list[Dropped]] = OrderedDict()
         self._since: dict[tuple[str, int], float] = {}
-        self._places: set[tuple[str, int, int]] = set()  # ring, offset, frame
+        self._places: set[tuple[str, int]] = set()  # ring, life
         self._blocks = 0
 
     def __len__(self) -> int:
@@ -46,15 +46,14 @@ class Waiting:
                 self._dropped.setdefault(lane, []).append(message)
                 self._since.setdefault(lane, now)
             return []
-        fresh = [
-            block for block in message.blocks if (message.ring, block.offset, block.frame) not in self._places
-        ]  # the rest the ingest says again
+        # The rest the ingest says again.
+        fresh = [block for block in message.blocks if (message.ring, block.life) not in self._places]
         if self._blocks + len(fresh) > MAX_BLOCKS:
             return [Held(message.ring, block) for block in fresh]
         if fresh:
             self._frames.setdefault(lane, []).append(msgspec.structs.replace(message, blocks=fresh))
             self._since.setdefault(lane, now)
-            self._places |= {(message.ring, block.offset, block.frame) for block in fresh}
+            self._places |= {(message.ring, block.life) for block in fresh}
             self._blocks += len(fresh)
         return []
 
@@ -65,7 +64,7 @@ class Waiting:
         self._since.pop(lane, None)
         for message in frames:
             self._blocks -= len(message.blocks)
-            self._places -= {(message.ring, block.offset, block.frame) for block in message.blocks}
+            self._places -= {(message.ring, block.life) for block in message.blocks}
         return [*frames, *self._dropped.pop(lane, [])]
 
     def expired(self, now: float) -> Iterator[Held]:

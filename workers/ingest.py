@@ -40,6 +40,8 @@ TURN: Final = 64
 MAX_DETECTORS: Final = 64
 MAX_MESSAGE: Final = 1 << 28
 LOG_EVERY: Final = 5.0
+REMIND_EVERY: Final = 5.0
+"""Seconds between reminders of the blocks that nobody gave back."""
 
 
 class Stream(Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
@@ -101,7 +103,7 @@ class Ingest:
         self._session = time.time_ns() >> 10
         self._epoch = -1
         self._beat_s = 0.5
-        self._last_beat = clock()
+        self._last_beat = self._reminded = clock()
         self._oldest = 0.0
         self._quiet_until = 0.0
         self._flood = sockets.Flood()
@@ -141,6 +143,9 @@ class Ingest:
             # Also when nothing else is said: a broker that has started anew learns from it that we are here.
             self._last_beat = now
             self._say(Beat(self._session))
+        if now - self._reminded >= REMIND_EVERY:
+            self._reminded = now
+            self._tell(self.core.remind())
 
     def _drain(self, endpoint: str, socket: zmq.Socket[bytes], read: Callable[[Sequence[Any]], Any]) -> None:
         for _ in range(TURN):
@@ -187,7 +192,7 @@ class Ingest:
                     log.warning("from the broker: %s (%d malformed so far)", error, self._flood.count)
                 continue
             if isinstance(message, Free):
-                self.core.free(message.ring, message.offsets, message.frames)
+                self.core.free(message.ring, message.offsets, message.lives)
             elif isinstance(message, Connect):
                 self._connect(message)
             elif isinstance(message, Welcome):

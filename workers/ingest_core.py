@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -15,9 +15,6 @@ MALFORMED: Final = "malformed"
 CHAOS: Final = "chaos"
 MAX_RANGES: Final = 1000
 """Ranges in one DROPPED: well below what the message may hold."""
-
-MAX_TWICE: Final = 65_536
-"""Blocks that are remembered as announced more than once."""
 
 
 class Source(NamedTuple):
@@ -33,6 +30,7 @@ class IngestCore:
     """The books of one ring. Every frame that comes is announced, or counted and named as dropped.
 
     A block lives until the broker frees it. The broker may die: :meth:`held` announces everything anew to the next.
+    A message may be lost: :meth:`remind` announces anew what has been held for long.
 
     Parameters
     ----------
@@ -63,8 +61,9 @@ class IngestCore:
         self._waiting: dict[Source, list[Block]] = {}
         self._full: list[Frames] = []
         self._drops: dict[tuple[str, int, str], IntervalSet] = {}
-        self._twice: OrderedDict[tuple[int, int], None] = OrderedDict()
-        """(offset, frame) of blocks that were announced anew: such a one may be freed twice."""
+        self._lives = 0
+        self._old = 0
+        """The last life that there was at the last reminder: what is held from before is old at the next."""
 
     def place(self, source: Source, frame: int, size: int, encoding: str) -> int | None:
         """Return where in the ring the frame's bytes belong, or None: it is dropped.
@@ -76,11 +75,12 @@ class IngestCore:
         if self._drop_every and (frame // self._drop_group) % self._drop_every == self._drop_every - 1:
             self.drop(source.endpoint, source.series, frame, CHAOS)
             return None
-        offset = self._allocate(frame, size)
+        offset = self.arena.allocate(size)
         if offset is None:
             self.drop(source.endpoint, source.series, frame, RING_FULL)
             return None
-        block = Block(frame, offset, size, encoding)
+        self._lives += 1
+        block = Block(frame, offset, size, encoding, self._lives)
         self._held[offset] = (source, block)
         blocks = self._waiting.setdefault(source, [])
         blocks.append(block)
@@ -99,15 +99,14 @@ class IngestCore:
         if series >= 0 and frame >= 0:
             self.drop(endpoint, series, frame, MALFORMED)
 
-    def free(self, ring: str, offsets: Sequence[int], frames: Sequence[int] = ()) -> None:
-        """Take blocks back. What isn't held, holds another frame or is of a former ring is counted and left alone."""
-        if frames and len(frames) != len(offsets):
+    def free(self, ring: str, offsets: Sequence[int], lives: Sequence[int]) -> None:
+        """Take blocks back. What isn't held, has another life or is of a former ring is counted and left alone."""
+        if len(lives) != len(offsets):
             self.stray_frees += len(offsets)
             return
-        named: Sequence[int | None] = frames or [None] * len(offsets)
-        for offset, frame in zip(offsets, named, strict=True):
+        for offset, life in zip(offsets, lives, strict=True):
             held = self._held.get(offset)
-            if ring != self.ring or held is None or frame not in (None, held[1].frame):
+            if ring != self.ring or held is None or life != held[1].life:
                 self.stray_frees += 1
                 continue
             del self._held[offset]
@@ -146,26 +145,26 @@ class IngestCore:
         """Return announcements of every block in the ring, for a broker that knows of none."""
         self._full.clear()
         self._waiting.clear()
-        self._twice.update(((offset, block.frame), None) for offset, (_, block) in self._held.items())
-        while len(self._twice) > MAX_TWICE:
-            self._twice.popitem(last=False)
+        return self._announced(self._held.values())
+
+    def remind(self) -> list[Frames]:
+        """Return announcements of the blocks that were held at the last call, and still are.
+
+        Call it every few seconds. The announcement may have been lost, or the word that frees them.
+        """
+        old = [(source, block) for source, block in self._held.values() if block.life <= self._old]
+        self._old = self._lives
+        return self._announced(old)
+
+    def _announced(self, held: Iterable[tuple[Source, Block]]) -> list[Frames]:
         by_source: dict[Source, list[Block]] = {}
-        for source, block in self._held.values():
+        for source, block in held:
             by_source.setdefault(source, []).append(block)
         return [
             self._announce(source, blocks[start : start + self._group])
             for source, blocks in by_source.items()
             for start in range(0, len(blocks), self._group)
         ]
-
-    def _allocate(self, frame: int, size: int) -> int | None:
-        """Return an offset at which no FREE for a frame of this number, of another series, can still come."""
-        passed = []
-        while (offset := self.arena.allocate(size)) is not None and (offset, frame) in self._twice:
-            passed.append(offset)
-        for each in passed:
-            self.arena.release(each)
-        return offset
 
     def _announce(self, source: Source, blocks: list[Block]) -> Frames:
         return Frames(source.endpoint, source.series, self.ring, source.shape, source.dtype, blocks)

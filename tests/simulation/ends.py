@@ -43,7 +43,7 @@ class Session(Process):
         """Make the dispatcher; ask the recorder where to start."""
         self.core = DispatchCore(self.world.epoch(), self.recipes)
         self._cursors: dict[str, int] = {}
-        self._after = -1
+        self._after = 0  # from the first run on: it was here before the pool had any
         self._serial = 0
         self.after(0.0, self.every, TICK, self._turn)
         self.after(0.0, self._ask)
@@ -85,8 +85,6 @@ class Session(Process):
             self._ask()
 
     def _take(self, found: Documents) -> None:
-        if self._after < 0:
-            self._after = max(found.newest, 0)
         for part in found.parts:
             assert not part.fault, part.fault
             if part.first != self._cursors.get(part.processed, 0):

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 TICK = 0.05
 AGE = 0.005
+REMIND = 3.0
 STALL = 1.5
 """Seconds without progress after which a worker kills its reducer."""
 
@@ -241,6 +242,7 @@ class Ingest(Process):
         self._flushing = False
         self.now_or_later(self._hello)
         self.after(0.5, self.every, 0.5, self._beat)
+        self.after(REMIND, self.every, REMIND, self._remind)
 
     def end(self) -> None:
         """Take the ring's name away; who has it mapped keeps it."""
@@ -265,7 +267,7 @@ class Ingest(Process):
         message = decode(parts[0])
         if isinstance(message, Free):
             before = self.core.arena.held
-            self.core.free(message.ring, message.offsets, message.frames)
+            self.core.free(message.ring, message.offsets, message.lives)
             for offset in before.keys() - self.core.arena.held.keys():
                 self.memory.scribble(offset, SIZE)
         elif isinstance(message, Connect):
@@ -283,6 +285,9 @@ class Ingest(Process):
         elif message.epoch != self._epoch:
             self._epoch = message.epoch
             self._tell(self.core.held())
+
+    def _remind(self) -> None:
+        self._tell(self.core.remind())
 
     def _soon(self) -> None:
         if self.core.pending and not self._flushing:

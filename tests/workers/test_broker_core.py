@@ -102,7 +102,7 @@ class Bench:
         self.hear(SINK, Done("run", "eiger", "cfg", ranges, full, self.serial if full else 0))
 
     def frames(self, *numbers: int, series: int = 12, ring: str = "ring-1", shape: tuple[int, ...] = (2, 3)) -> None:
-        blocks = [Block(number, 64 * number, 12, "bslz4") for number in numbers]
+        blocks = [Block(number, 64 * number, 12, "bslz4", number) for number in numbers]
         self.hear(b"ingest", Frames(LANE.endpoint, series, ring, shape, "<u2", blocks))
 
     def ingest(self) -> None:
@@ -293,7 +293,7 @@ def test_a_frame_that_is_done_or_came_before_is_freed_at_once(bench: Bench) -> N
     bench.done([(0, 4)])
     bench.frames(2)
     bench.frames(5)
-    bench.hear(b"ingest", Frames(LANE.endpoint, 12, "ring-1", (2, 3), "<u2", [Block(5, 9999, 12, "bslz4")]))
+    bench.hear(b"ingest", Frames(LANE.endpoint, 12, "ring-1", (2, 3), "<u2", [Block(5, 9999, 12, "bslz4", 9999)]))
     assert [message.offsets for _, message in bench.take(Free)] == [[128], [9999]]
     assert bench.core.runs.streams[0].duplicates == 2
 
@@ -303,6 +303,28 @@ def test_a_block_that_is_announced_again_is_still_held(bench: Bench) -> None:
     bench.frames(0, 1)
     bench.frames(0, 1)
     assert bench.take(Free) == []
+
+
+def test_a_block_that_was_given_back_is_given_back_again_when_it_is_announced_again(bench: Bench) -> None:
+    bench.open()
+    bench.done([(0, 4)])
+    bench.frames(2)
+    assert bench.take(Free) == [(b"ingest", Free("ring-1", [128], [2]))]
+    bench.frames(2, 5)  # the ingest hadn't heard of it, or the message is late
+    assert bench.take(Free) == [(b"ingest", Free("ring-1", [128], [2]))]
+    assert bench.core.runs.streams[0].duplicates == 1
+
+
+def test_saying_again_what_is_held_makes_nothing_wait_longer_for_the_last_frames(bench: Bench) -> None:
+    bench.open()
+    bench.worker()
+    bench.frames(0, 1)
+    bench.expect(0, 4)
+    bench.close(4)
+    for _ in range(8):
+        bench.frames(0, 1)
+        bench.wait(0.1, alive=(b"w",))
+    assert [work.first for work in bench.work()] == [0]
 
 
 def test_frames_of_an_unknown_series_wait_until_a_document_claims_them(bench: Bench) -> None:
@@ -316,14 +338,14 @@ def test_frames_of_an_unknown_series_wait_until_a_document_claims_them(bench: Be
 def test_frames_that_nobody_claims_are_let_go_and_counted(bench: Bench) -> None:
     bench.frames(0, 1, series=99)
     bench.wait(31)
-    assert [message.frames for _, message in bench.take(Free)] == [[0, 1]]
+    assert [message.lives for _, message in bench.take(Free)] == [[0, 1]]
     assert bench.core.counts["frames of unknown series let go"] == 2
 
 
 def test_no_more_than_4096_frames_of_unknown_series_wait(bench: Bench) -> None:
     for first in range(0, 4096 + 100, 100):
         bench.frames(*range(first, first + 100), series=99)
-    freed = sum(len(message.frames) for _, message in bench.take(Free))
+    freed = sum(len(message.lives) for _, message in bench.take(Free))
     assert freed == 200
     assert len(bench.core._waiting) == 4000
 
@@ -338,7 +360,7 @@ def test_frames_beyond_the_total_are_let_go_and_counted(bench: Bench) -> None:
     bench.wait(1, alive=(b"w",))
     assert [(work.first, work.n) for work in bench.work()] == [(0, 4), (4, 1)]
     bench.done([(0, 5)])
-    freed = [frame for _, message in bench.take(Free) for frame in message.frames]
+    freed = [frame for _, message in bench.take(Free) for frame in message.lives]
     assert sorted(freed) == [0, 1, 2, 3, 4, 5, 6]
     assert bench.core.runs.streams[0].surplus == 2
 
@@ -434,7 +456,7 @@ def test_frames_of_a_ring_that_is_gone_come_from_the_file(bench: Bench) -> None:
     assert (again.ring, [(span.first, span.n) for span in again.files]) == ([], [(0, 4)])
     assert bench.take(Free) == [], "a worker thought dead may still read them"
     bench.done([(0, 4)])
-    assert [message.frames for _, message in bench.take(Free)] == [[0, 1, 2, 3]]
+    assert [message.lives for _, message in bench.take(Free)] == [[0, 1, 2, 3]]
 
 
 def damaged(bench: Bench, work: Work, *frames: int) -> None:
@@ -753,7 +775,7 @@ def test_a_run_that_the_sink_no_longer_speaks_of_is_complete(bench: Bench) -> No
     for _ in range(3):
         bench.hear(SINK, Welcome(1, 1, 5000, 500))
     assert len(bench.core.runs) == 0
-    assert [message.frames for _, message in bench.take(Free)] == [[0, 1, 2, 3]]
+    assert [message.lives for _, message in bench.take(Free)] == [[0, 1, 2, 3]]
 
 
 def test_the_oldest_idle_run_makes_room(bench: Bench) -> None:

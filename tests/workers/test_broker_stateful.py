@@ -65,7 +65,8 @@ class World(RuleBasedStateMachine):
         self.tokens: set[int] = set()
         self.committed = IntervalSet()
         self.unsaid: list[tuple[int, int]] = []
-        self.held: set[int] = set()
+        self.held: dict[int, int] = {}  # frame: the life of its block
+        self.lives = 0
         self.new_broker()
 
     def new_broker(self) -> None:
@@ -80,10 +81,11 @@ class World(RuleBasedStateMachine):
                 self.tokens.add(message.token)
                 self.out.append((peer, message))
             elif isinstance(message, Free):
-                read = {block.frame for _, work in self.out for span in work.ring for block in span.blocks}
-                for frame in message.frames:
-                    assert frame in self.committed or frame not in read, "freed while a worker may read it"
-                    self.held.discard(frame)
+                read = {block.life for _, work in self.out for span in work.ring for block in span.blocks}
+                for frame, life in zip(message.offsets, message.lives, strict=True):
+                    assert frame in self.committed or life not in read, "freed while a worker may read it"
+                    if self.held.get(frame) == life:
+                        del self.held[frame]
 
     def hear(self, peer: bytes, message: Any) -> None:
         self.act(self.core.receive(peer, message, self.now))
@@ -109,8 +111,20 @@ class World(RuleBasedStateMachine):
 
     @rule(frame=frame_numbers)
     def frame_comes(self, frame: int) -> None:
-        self.held.add(frame)
-        self.hear(b"i", Frames(LANE.endpoint, 12, "ring", (1,), "<u2", [Block(frame, frame, 2, "none")]))
+        if frame not in self.held:
+            self.lives += 1
+            self.held[frame] = self.lives
+        self.frame_is_announced(frame, self.held[frame])
+
+    def frame_is_announced(self, frame: int, life: int) -> None:
+        self.hear(b"i", Frames(LANE.endpoint, 12, "ring", (1,), "<u2", [Block(frame, frame, 2, "none", life)]))
+
+    @precondition(lambda self: self.lives)
+    @rule(data=st.data(), frame=frame_numbers)
+    def frame_is_announced_late(self, data: st.DataObject, frame: int) -> None:
+        life = self.held.get(frame, data.draw(st.integers(1, self.lives)))
+        if life not in self.held.values() or self.held.get(frame) == life:
+            self.frame_is_announced(frame, life)
 
     @rule(frame=frame_numbers)
     def frame_is_dropped(self, frame: int) -> None:

@@ -176,7 +176,7 @@ def test_a_full_ring_drops_and_says_so_while_the_detector_is_still_drained(make_
     assert len(kept) + dropped() == 300
     assert len(kept) >= room
     first = next(message for message in bench.heard if isinstance(message, Frames)).blocks[0]
-    bench.say(Free(bench.ready["ring"], [first.offset], [first.frame]))
+    bench.say(Free(bench.ready["ring"], [first.offset], [first.life]))
     bench.push(1000)
     assert 1000 in bench.frames(len(kept) + 1)
 

@@ -57,7 +57,7 @@ def test_a_freed_block_is_used_again() -> None:
     first = ingest.place(EIGER, 0, 800, "none")
     assert first is not None
     assert ingest.place(EIGER, 1, 800, "none") is None
-    ingest.free(RING, [first], [0])
+    ingest.free(RING, [first], [1])
     assert ingest.place(EIGER, 2, 800, "none") == first
 
 
@@ -65,12 +65,12 @@ def test_a_free_of_a_blocks_former_life_is_void() -> None:
     ingest = core(1024)
     offset = ingest.place(EIGER, 0, 800, "none")
     assert offset is not None
-    ingest.free(RING, [offset], [0])
-    assert ingest.place(EIGER, 1, 800, "none") == offset
-    ingest.free(RING, [offset], [0])
-    ingest.free("haltere-1-9", [offset], [1])
-    ingest.free(RING, [offset + 64])
-    ingest.free(RING, [offset], [1, 2])
+    ingest.free(RING, [offset], [1])
+    assert ingest.place(EIGER._replace(series=13), 0, 800, "none") == offset
+    ingest.free(RING, [offset], [1])
+    ingest.free("haltere-1-9", [offset], [2])
+    ingest.free(RING, [offset + 64], [2])
+    ingest.free(RING, [offset], [2, 3])
     assert ingest.stray_frees == 4
     assert ingest.place(EIGER, 2, 800, "none") is None
 
@@ -95,7 +95,7 @@ def test_a_new_broker_is_told_of_every_block_that_is_held() -> None:
     offsets = [ingest.place(EIGER, frame, 100, "bslz4") for frame in range(10)]
     ingest.take(everything=True)
     ingest.place(EIGER, 10, 100, "bslz4")
-    ingest.free(RING, [offset for offset in offsets[:3] if offset is not None])
+    ingest.free(RING, [offset for offset in offsets[:3] if offset is not None], [1, 2, 3])
     assert announced(list(ingest.held())) == [3, 4, 5, 6, 7, 8, 9, 10]
     assert announced(ingest.take(everything=True)) == []
 
@@ -110,54 +110,55 @@ def test_what_could_not_be_sent_goes_with_the_next() -> None:
     assert dropped(again) == {RING_FULL: [(1, 2)]}
 
 
-def test_a_block_that_may_be_freed_twice_is_not_given_to_a_frame_of_the_same_number() -> None:
-    ingest = core(2048)
-    offset = ingest.place(EIGER, 0, 800, "none")
-    assert offset is not None
+def test_a_block_that_nobody_gave_back_is_announced_again_when_it_is_old() -> None:
+    ingest = core()
+    for frame in range(3):
+        ingest.place(EIGER, frame, 100, "none")
     ingest.take(everything=True)
-    ingest.held()
-    ingest.free(RING, [offset], [0])
-    other = ingest.place(EIGER._replace(series=13), 0, 800, "none")
-    assert other not in (None, offset)
-    ingest.free(RING, [offset], [0])
-    assert ingest.stray_frees == 1
-    assert ingest.place(EIGER, 1, 800, "none") == offset
+    assert ingest.remind() == []
+    offset = ingest.place(EIGER, 3, 100, "none")
+    ingest.free(RING, [0], [1])
+    assert announced(list(ingest.remind())) == [1, 2]
+    assert announced(list(ingest.remind())) == [1, 2, 3]
+    assert offset is not None
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_a_block_is_reused_only_when_the_frame_that_it_holds_was_freed(data: st.DataObject) -> None:
     ingest = core(2048, group=2)
-    lives: dict[int, tuple[int, int]] = {}
-    """What each offset holds: series and frame, each of which comes once."""
-    told: list[tuple[int, int, int]] = []
-    under_way: list[tuple[int, int, int]] = []
-    next_frame = {12: 0, 13: 0}
+    lives: dict[int, int] = {}
+    """Which life is at each offset."""
+    placed = 0
+    told: list[tuple[int, int]] = []
+    under_way: list[tuple[int, int]] = []
 
     def hear(messages: list[Frames | Dropped]) -> None:
         for message in messages:
             if isinstance(message, Frames):
-                told.extend((block.offset, message.series, block.frame) for block in message.blocks)
+                told.extend((block.offset, block.life) for block in message.blocks)
 
     for _ in range(data.draw(st.integers(1, 60))):
-        what = data.draw(st.sampled_from(["place", "place", "take", "again", "free", "arrive", "arrive"]))
+        what = data.draw(st.sampled_from(["place", "place", "take", "again", "remind", "free", "arrive", "arrive"]))
         if what == "place":
             series = data.draw(st.sampled_from([12, 13]))
-            frame, next_frame[series] = next_frame[series], next_frame[series] + 1
-            offset = ingest.place(EIGER._replace(series=series), frame, 400, "none")
+            offset = ingest.place(EIGER._replace(series=series), data.draw(st.integers(0, 3)), 400, "none")
             if offset is not None:
                 assert offset not in lives
-                lives[offset] = series, frame
+                placed += 1
+                lives[offset] = placed
         elif what == "take":
             hear(ingest.take(everything=True))
         elif what == "again":
             hear(list(ingest.held()))
+        elif what == "remind":
+            hear(list(ingest.remind()))
         elif what == "free" and told:
-            under_way.append(told.pop(data.draw(st.integers(0, len(told) - 1))))
+            under_way.append(data.draw(st.sampled_from(told)))
         elif what == "arrive" and under_way:
-            offset, series, frame = under_way.pop(0)
-            ingest.free(RING, [offset], [frame])
-            if lives.get(offset) == (series, frame):
+            offset, life = under_way.pop(data.draw(st.integers(0, len(under_way) - 1)))
+            ingest.free(RING, [offset], [life])
+            if lives.get(offset) == life:
                 del lives[offset]
         assert ingest.arena.held.keys() == lives.keys()
 
@@ -166,16 +167,18 @@ def test_a_block_is_reused_only_when_the_frame_that_it_holds_was_freed(data: st.
 @given(st.data())
 def test_every_frame_is_announced_or_dropped_and_blocks_never_overlap(data: st.DataObject) -> None:
     ingest = core(4096, group=3, drop_every=4, drop_group=2)
-    held: dict[int, tuple[int, int]] = {}
+    held: dict[int, tuple[int, int, int]] = {}  # frame: offset, size, life
     told: list[int] = []
     gone = IntervalSet()
+    lives = 0
     frames = data.draw(st.integers(1, 60))
     for frame in range(frames):
         size = data.draw(st.integers(1, 900))
         offset = ingest.place(EIGER, frame, size, "none")
         if offset is not None:
-            assert all(offset + size <= a or offset >= a + n for a, n in held.values())
-            held[frame] = offset, size
+            assert all(offset + size <= a or offset >= a + n for a, n, _ in held.values())
+            lives += 1
+            held[frame] = offset, size, lives
         take, release, everything = (data.draw(st.booleans()) for _ in range(3))
         if take:
             for message in ingest.take(everything=everything):
@@ -183,7 +186,8 @@ def test_every_frame_is_announced_or_dropped_and_blocks_never_overlap(data: st.D
                 gone.update(message.ranges if isinstance(message, Dropped) else [])
         if held and release:
             freed = data.draw(st.sampled_from(sorted(held)))
-            ingest.free(RING, [held.pop(freed)[0]], [freed])
+            offset, _, life = held.pop(freed)
+            ingest.free(RING, [offset], [life])
     for message in ingest.take(everything=True):
         assert decode(encode(message)) == message
         told += announced([message])

@@ -301,7 +301,7 @@ def test_frames_in_the_ring_are_reduced_live_and_their_blocks_come_back(bench: B
         blocks = []
         for frame in came:
             ring.write(128 * frame, np.float64(1000 + frame).tobytes())
-            blocks.append(Block(frame, 128 * frame, 8, "none"))
+            blocks.append(Block(frame, 128 * frame, 8, "none", frame))
         ingest.send(encode(Frames("tcp://eiger", 5, ring.name, (), "<f8", blocks)))
         bench.run({}, live=LiveLane("tcp://eiger", "simplon-1", 5, "flux"))
         heard: list[Any] = []
@@ -309,7 +309,7 @@ def test_frames_in_the_ring_are_reduced_live_and_their_blocks_come_back(bench: B
         def listen() -> bool:
             while ingest.poll(0):
                 heard.append(decode(ingest.recv()))
-            return sorted(n for each in heard if isinstance(each, Free) for n in each.frames) == came
+            return sorted(n for each in heard if isinstance(each, Free) for n in each.lives) == came
 
         bench.finish()
         bench.until(listen)

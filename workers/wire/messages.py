@@ -214,12 +214,17 @@ class Connect(Message, frozen=True, tag="CONNECT"):
 
 
 class Block(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """One frame's bytes in the ring: ``Block(4031, 8388608, 310214, "bslz4")``; ``encoding`` says how to decode."""
+    """One frame's bytes in the ring: ``Block(4031, 8388608, 310214, "bslz4", 5120)``.
+
+    ``encoding`` says how to decode them. ``life`` counts the blocks of the ring: what was there before, at the same
+    offset or of a frame of the same number, had another.
+    """
 
     frame: Index
     offset: Index
     size: Annotated[int, Meta(ge=0, lt=2**31)]
     encoding: Name
+    life: Serial = 0
 
 
 class Frames(Message, frozen=True, tag="FRAMES"):
@@ -243,14 +248,14 @@ class Dropped(Message, frozen=True, tag="DROPPED"):
 
 
 class Free(Message, frozen=True, tag="FREE"):
-    """These blocks of the ring, by their offsets, may be reused.
+    """These blocks of the ring, by their offsets and lives, may be reused: ``Free("haltere-7-0", [0, 192], [1, 2])``.
 
-    ``frames`` says what each holds: if that isn't so, the message is of a former life of the block, and void.
+    Of a block that has another life by now the message is void.
     """
 
     ring: Name
     offsets: Annotated[list[Index], Meta(max_length=4096)]
-    frames: Annotated[list[Index], Meta(max_length=4096)] = []
+    lives: Annotated[list[Serial], Meta(max_length=4096)]
 
 
 # --- work ------------------------------------------------------------------------------------------------------------
