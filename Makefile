@@ -4,10 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test check bench docs clean
+.PHONY: help demo test chaos check bench docs clean
 help:
 	@echo "make demo    fly the simulated beamline once: scan, reduction, catalog, NeXus file"
 	@echo "make test    run the tests"
+	@echo "make chaos   try every fault on real processes (ONLY=\"worker-kill sink-kill\" for some)"
 	@echo "make check   format, lint, types, import contracts"
 	@echo "make bench   measure the path (haltere bench path)"
 	@echo "make docs    build the documentation into docs/_build/html"
@@ -18,6 +19,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/pytest
+
+chaos: $(READY)
+	$(BIN)/python -m tests.faults $(addprefix --only ,$(ONLY))
 
 check: $(READY)
 	$(BIN)/ruff format --check .

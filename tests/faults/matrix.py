@@ -1,0 +1,19 @@
+"""Every fault that there is, and the few that are tried with the tests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from . import kills
+from .rig import UNDISTURBED, PoolFault
+
+FAULTS: Final[tuple[PoolFault, ...]] = (UNDISTURBED, *kills.FAULTS)
+
+
+def quickened(fault: PoolFault) -> PoolFault:
+    """Return a fault on half a scan, its documents not recorded."""
+    return replace(fault, scan=replace(fault.scan, rows=12), catalog=False)
+
+
+QUICK: Final = tuple(quickened(fault) for fault in FAULTS if fault.name in ("worker-kill", "broker-kill", "sink-kill"))

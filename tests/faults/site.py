@@ -1,0 +1,119 @@
+"""What all faults share: a folder, a catalog server, the test reducer installed, and what undisturbed runs gave."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Final, Self
+
+from haltere.callbacks.catalog import Catalog, free_port
+from haltere.workers.process import Process
+
+from .results import Arrays
+
+PLUGIN: Final = Path(__file__).with_name("plugin")
+
+
+class CatalogServer:
+    """A Tiled server that stays down when it is killed, until it is started again.
+
+    Parameters
+    ----------
+    directory
+        Where its databases and key lie.
+    readable
+        The folder whose files it may read.
+    """
+
+    def __init__(self, directory: Path, readable: Path) -> None:
+        directory.mkdir(parents=True)
+        settings = {"directory": str(directory), "readable": [str(readable)], "port": free_port()}
+        self._command = [sys.executable, "-m", "haltere.callbacks.tiled_server", json.dumps(settings)]
+        self._log = directory / "server.log"
+        self._process = self._started()
+        self.catalog = Catalog.connect(self._process.ready(60)["uri"], directory / "api_key")
+
+    def _started(self) -> Process:
+        process = Process("catalog", self._command, self._log, restart=False)
+        process.start()
+        return process
+
+    def ready(self) -> None:
+        """Wait until it answers."""
+        self._process.ready(60)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, as a fault would."""
+        self._process.kill(number)
+
+    def start(self) -> None:
+        """Start it again after it was killed, and wait until it answers."""
+        self._process.close()
+        self._process = self._started()
+        self.ready()
+
+    def close(self) -> None:
+        """End it."""
+        self.catalog.close()
+        self._process.close()
+
+
+class Site:
+    """Use as a context manager.
+
+    Parameters
+    ----------
+    root
+        A new folder for everything, kept where a fault failed; by default one below the system's for temporary files.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="haltere-chaos-")) if root is None else root
+        self.references: dict[str, Arrays] = {}
+        """By rig: what its undisturbed run gave."""
+        self.failed = False
+        """Whether anything is to be kept for a look at it."""
+        self._stack = ExitStack()
+        self._stack.enter_context(_installed(PLUGIN))
+
+    @cached_property
+    def server(self) -> CatalogServer:
+        """The catalog server, started when it is first asked for."""
+        server = CatalogServer(self.root / "catalog", self.root)
+        self._stack.callback(server.close)
+        return server
+
+    def folder(self, name: str) -> Path:
+        """Return a new folder for a fault."""
+        return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.root))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *of_the_faults: object) -> None:
+        self._stack.close()
+        if not self.failed:
+            shutil.rmtree(self.root, ignore_errors=True)
+
+
+@contextmanager
+def _installed(folder: Path) -> Iterator[None]:
+    """Let this process, and those it starts, find what is in a folder as if it were installed."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{before}" if before else str(folder)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
