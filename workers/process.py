@@ -1,20 +1,25 @@
-"""A child process that is started, watched, and started again when it dies."""
+"""A child process that is started, watched, and started again when it dies or hangs."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import select
 import signal
 import subprocess
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
+import psutil
+
+from .death import describe_exit
 from .errors import PoolError
 
 log = logging.getLogger(__name__)
@@ -26,22 +31,68 @@ STORM_SECONDS: Final = 60.0
 FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 5.0
 
+LAST_RESORT: Final = 60.0
+"""Seconds between two trials of one that is given up: what ails it (a full disk, say) may have been mended."""
+
+PATIENCE: Final = 15.0
+"""Seconds without a beat, after the first, until a process is held to hang."""
+
+STARTING: Final = 120.0
+"""Seconds within which one that was started again has to be ready."""
+
+TICK: Final = 1.0
+"""Seconds between two looks at a silent child."""
+
+SLEPT: Final = 4.0
+"""Seconds between two looks beyond which it was this process that stood still (Ctrl-Z, a machine under load)."""
+
+MAX_LINE: Final = 1 << 16
+MAX_LOG: Final = 16 << 20
+"""Bytes of a log beyond which it is put aside, under ``.1``, when its process starts."""
+
+TAIL: Final = 4096
+NOT_HUNG: Final = (psutil.STATUS_DISK_SLEEP, psutil.STATUS_TRACING_STOP)
+"""States in which silence is no fault of the process: it waits for a disk, which no restart mends; it is debugged."""
+
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """How a process does: ``pid`` is −1 while it is down; ``restarts`` counts the deaths that were mended."""
+    """How a process does.
+
+    Attributes
+    ----------
+    pid
+        −1 while it is down.
+    state
+        ``starting``, ``running``, ``silent`` (it hasn't beaten for a third of its patience), ``down`` (it is started
+        again after a pause), ``given up`` (it died again and again; tried now and then) or ``ended``.
+    uptime
+        s; 0 while it is down.
+    restarts, hung
+        Deaths that were mended; those of them by our own hand, because it didn't answer.
+    last_exit, last_words
+        Of its last death: exit code (negative: a signal) and the log's last line.
+    said
+        What its last beat said.
+    """
 
     name: str
     pid: int
+    state: str
+    uptime: float
     restarts: int
+    hung: int
     last_exit: int | None
+    last_words: str
     gave_up: bool
+    said: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Process:
     """A child that prints one JSON line when it is ready, ends on SIGTERM, and ends when its standard input does.
 
-    The last is what keeps it from outliving its parent, however that dies: the kernel closes the pipe.
+    The last is what keeps it from outliving its parent, however that dies: the kernel closes the pipe. If it beats
+    (:class:`~.lifeline.Lifeline`), it is killed when it stops doing so, and started again.
 
     Parameters
     ----------
@@ -55,6 +106,8 @@ class Process:
         Variables beside the parent's own.
     restart
         Whether to start it again when it dies.
+    patience
+        Seconds between two beats after which it is held to hang.
     """
 
     def __init__(
@@ -65,19 +118,26 @@ class Process:
         *,
         environment: Mapping[str, str] | None = None,
         restart: bool = True,
+        patience: float = PATIENCE,
     ) -> None:
         self.name = name
         self._command = list(command)
         self._log_path = log_path
         self._environment = {**os.environ, **(environment or {})}
         self._restart = restart
+        self._patience = patience
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._changed = threading.Condition(self._lock)
         self._ready: dict[str, Any] | None = None
-        self._popen: subprocess.Popen[str] | None = None
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._born = self._heard = 0.0
+        self._is_ready = self._beats = False
+        self._said: dict[str, Any] = {}
         self._restarts = 0
+        self._hung = 0
         self._last_exit: int | None = None
+        self._last_words = ""
         self._gave_up = False
         # The thread that starts the child waits for it too: a death signal bound to that thread never fires early.
         self._thread = threading.Thread(target=self._watch, name=f"watch {name}", daemon=True)
@@ -100,15 +160,34 @@ class Process:
                 return self._ready
             end = "" if self._last_exit is None else f" (exit code {self._last_exit})"
         why = f"ended before it was ready{end}" if self._gave_up else f"isn't ready after {timeout:.0f} s{end}"
-        raise PoolError(f"{self.name} {why}: {self._last_words()}")
+        raise PoolError(f"{self.name} {why}: {self._read_last_words()}")
 
     @property
     def condition(self) -> Condition:
         """How it does now."""
         with self._lock:
             alive = self._popen is not None and self._popen.returncode is None
-            pid = self._popen.pid if alive and self._popen is not None else -1
-            return Condition(self.name, pid, self._restarts, self._last_exit, self._gave_up)
+            return Condition(
+                name=self.name,
+                pid=self._popen.pid if alive and self._popen is not None else -1,
+                state=self._state(alive),
+                uptime=round(monotonic() - self._born, 1) if alive else 0.0,
+                restarts=self._restarts,
+                hung=self._hung,
+                last_exit=self._last_exit,
+                last_words=self._last_words,
+                gave_up=self._gave_up,
+                said=dict(self._said) if alive else {},
+            )
+
+    def _state(self, alive: bool) -> str:
+        if self._gave_up:
+            return "given up"
+        if not alive:
+            return "ended" if self._closing.is_set() or not self._restart else "down"
+        if not self._is_ready:
+            return "starting"
+        return "silent" if self._beats and monotonic() - self._heard > self._patience / 3 else "running"
 
     def kill(self, signal_number: int = signal.SIGKILL) -> int:
         """Send a signal, as a fault would, and return the pid that got it (it is then started again).
@@ -131,6 +210,7 @@ class Process:
             child = self._popen
         if child is not None and child.returncode is None:
             child.terminate()
+            child.send_signal(signal.SIGCONT)  # one that is stopped would find out later
         if not self._thread.is_alive():
             return
         self._thread.join(timeout)
@@ -138,6 +218,8 @@ class Process:
             log.warning("%s didn't end within %.0f s of SIGTERM: killed", self.name, timeout)
             child.kill()
             self._thread.join()
+
+    # --- the thread --------------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
         deaths: deque[float] = deque(maxlen=STORM)
@@ -148,60 +230,125 @@ class Process:
             if self._closing.is_set():
                 return
             deaths.append(monotonic())
+            lived = deaths[-1] - started
             storm = len(deaths) == STORM and deaths[-1] - deaths[0] < STORM_SECONDS
+            words = self._read_last_words()
             with self._changed:
-                self._last_exit = code
-                if not self._restart or storm or self._ready is None:
-                    self._gave_up = True
-                    self._changed.notify_all()
-                    break
-                self._restarts += 1
-            log.warning("%s ended (%s): starting it again", self.name, describe_exit(code))
-            pause = FIRST_PAUSE if deaths[-1] - started > LONGEST_PAUSE else min(2 * pause, LONGEST_PAUSE)
+                self._last_exit, self._last_words = code, words
+                new = not self._gave_up
+                self._gave_up |= storm or not self._restart or self._ready is None
+                gave_up = self._gave_up
+                self._restarts += not gave_up
+                self._changed.notify_all()
+            if not self._restart or self._ready is None:
+                return
+            if gave_up:
+                pause = LAST_RESORT
+                if new:
+                    log.error("%s is given up, and tried again each %.0f s: %s", self.name, LAST_RESORT, words)
+            else:
+                log.warning("%s ended (%s): starting it again", self.name, describe_exit(code))
+                pause = FIRST_PAUSE if lived > LONGEST_PAUSE else min(2 * pause, LONGEST_PAUSE)
             self._closing.wait(pause)
-        if self._restart and not self._closing.is_set():
-            log.error("%s is given up: %s", self.name, self._last_words())
 
     def _run_once(self) -> int:
+        self._put_log_aside()
         with self._log_path.open("a") as errors:
             child = subprocess.Popen(
                 self._command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                text=True,
+                bufsize=0,
                 env=self._environment,
                 # Ctrl-C reaches the terminal's whole group: it is the session's to pause a scan, not theirs to end.
                 start_new_session=True,
             )
         with self._lock:
             self._popen = child
+            self._born = self._heard = monotonic()
+            self._is_ready = self._beats = False
+            self._said = {}
             if self._closing.is_set():
                 child.terminate()
         assert child.stdout is not None
-        for line in child.stdout:
-            if line.startswith("{"):
-                with self._changed:
-                    self._ready = json.loads(line)
-                    self._changed.notify_all()
+        self._listen(child, child.stdout.fileno())
         code = child.wait()
         child.stdout.close()
         if child.stdin is not None:
             child.stdin.close()
         return code
 
-    def _last_words(self) -> str:
+    def _listen(self, child: subprocess.Popen[bytes], descriptor: int) -> None:
+        """Take what the child says until it says no more, having died or closed its output."""
+        rest = b""
+        looked = monotonic()
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN)
+        while True:
+            said = poller.poll(1000 * TICK)
+            now = monotonic()
+            if now - looked > SLEPT:
+                self._heard = now
+            looked = now
+            if said:
+                data = os.read(descriptor, MAX_LINE)
+                if not data:
+                    return
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    self._hear(line, now)
+                rest = rest[:MAX_LINE]
+            elif child.poll() is not None:
+                return  # somebody else holds its output open
+            self._look(child, now)
+
+    def _hear(self, line: bytes, now: float) -> None:
+        if not line.startswith(b"{"):
+            return
+        with suppress(ValueError):  # somebody's words that only look like ours
+            words = json.loads(line)
+            with self._changed:
+                self._heard = now
+                if "beat" in words:
+                    self._beats = True
+                    self._said = words["beat"] if isinstance(words["beat"], dict) else {}
+                else:
+                    self._ready = words
+                    self._is_ready = True
+                    self._changed.notify_all()
+
+    def _look(self, child: subprocess.Popen[bytes], now: float) -> None:
+        """Kill the child if it hangs."""
+        if self._gave_up and self._is_ready and now - self._born > STORM_SECONDS:
+            with self._lock:
+                self._gave_up = False
+                self._restarts += 1
+            log.warning("%s was given up, and works again", self.name)
+        silent = now - self._heard
+        again = self._ready is not None  # the first start has its own deadline, in `ready`
+        late = self._beats and silent > self._patience
+        if not late and not (again and not self._is_ready and now - self._born > STARTING):
+            return
+        with suppress(psutil.NoSuchProcess):
+            if psutil.Process(child.pid).status() in NOT_HUNG:
+                return
+        with self._lock:
+            self._hung += 1
+            self._heard = now
+        log.error("%s (pid %d) hasn't answered for %.0f s: killed", self.name, child.pid, silent)
+        child.kill()
+
+    def _put_log_aside(self) -> None:
+        with suppress(OSError):  # it isn't there yet, or can't be moved: it grows on
+            if self._log_path.stat().st_size > MAX_LOG:
+                self._log_path.replace(self._log_path.with_name(self._log_path.name + ".1"))
+
+    def _read_last_words(self) -> str:
         try:
-            lines = self._log_path.read_text(errors="replace").strip().splitlines()
+            with self._log_path.open("rb") as file:
+                file.seek(max(file.seek(0, os.SEEK_END) - TAIL, 0))
+                lines = file.read().decode(errors="replace").strip().splitlines()
         except OSError as error:
             return f"no log: {error}"
-        return lines[-1] if lines else f"it left no word in {self._log_path}"
-
-
-def describe_exit(code: int) -> str:
-    """Say how a process ended.
-
-    >>> describe_exit(-9), describe_exit(2)
-    ('killed by SIGKILL', 'exit code 2')
-    """
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return lines[-1][:500] if lines else f"it left no word in {self._log_path}"

@@ -5,7 +5,6 @@ Run by the worker only: ``python -m haltere.workers.reducing '{…}'`` with a so
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import logging
 import os
@@ -24,6 +23,7 @@ import numpy as np
 from msgspec import Struct
 
 from . import recipes
+from .death import on_parents_death
 from .decode import decode
 from .errors import ChunkError, HaltereError, ReductionError
 from .files import FrameReader
@@ -49,7 +49,6 @@ KEEP: Final = 8
 """Streams whose operators are kept; an Eiger 4M's takes 60 MB."""
 
 MAX_STREAMS: Final = 256
-PR_SET_PDEATHSIG: Final = 1
 CAP: Final = 500
 """Characters in a reason."""
 
@@ -324,7 +323,7 @@ def serve(channel: socket.socket, settings: ReducingSettings, build: Build) -> N
 
 def die_with_parent(parent: int) -> None:
     """Ask the kernel to kill this process when ``parent`` dies, however that happens."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    on_parents_death(signal.SIGKILL)
     if os.getppid() != parent:  # it died before we could ask
         sys.exit(1)
 

@@ -21,10 +21,10 @@ import zmq
 from msgspec import Meta
 
 from . import shell, sockets
+from .death import describe_exit
 from .errors import SettingsError, WireError
 from .lifeline import Lifeline, announce
 from .pipe import At, Failed, Ready, Record, Reduced, Unframer, frame
-from .process import describe_exit
 from .reducing import MAX_STREAMS, ReducingSettings
 from .shell import ShellSettings
 from .wire.messages import MAX_CONTROL, Name, decode, encode
