@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PATIENCE: Final = 60.0
+"""s that the server may not answer until it is held to hang: a large table holds up everything else in it."""
+
 RAW_PERIOD: Final = 5.0
 """s for which raw documents are gathered. Each of a scan's twenty data keys costs the server two requests a time."""
 
@@ -78,7 +81,7 @@ class Catalog:
             "port": port or free_port(),
         }
         command = [sys.executable, "-m", "haltere.callbacks.tiled_server", json.dumps(settings)]
-        process = Process("catalog", command, directory / "server.log")
+        process = Process("catalog", command, directory / "server.log", patience=PATIENCE)
         process.start()
         import tiled.client  # noqa: F401 - takes a second or two, as the server does: let both go on at once
 

@@ -34,6 +34,11 @@ class CatalogWriter:
             Rewriting(lambda: Catalog.connect(uri, api_key_file).processed, batch_size=BATCH_SIZE, finished=journal.add)
         )
 
+    @property
+    def waiting(self) -> int:
+        """How many documents wait in memory for the catalog."""
+        return self._buffer.waiting
+
     def write(self, runs: Iterable[Recorded]) -> None:
         """Hand over what is new."""
         room = MOST_WAITING - self._buffer.waiting

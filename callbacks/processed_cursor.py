@@ -182,6 +182,11 @@ class Cursor:
         for stream in self.streams.values():
             stream.ended = True
 
+    @property
+    def waiting(self) -> int:
+        """How many frames have come and haven't had their turn."""
+        return sum(page.stop - page.first for stream in self.streams.values() for page in stream.waiting.values())
+
     def counts(self) -> dict[str, int]:
         """Return how many frames have had their turn, per recipe; recipes that had none don't count."""
         return {spec.name: stream.next for stream in self.streams.values() for spec in stream.specs if stream.next}

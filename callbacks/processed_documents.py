@@ -105,6 +105,11 @@ class ProcessedDocuments:
             doc["hints"] = hints
         return [("start", doc)]
 
+    @property
+    def waiting(self) -> int:
+        """How many frames are reduced and have no documents yet: one before them is awaited."""
+        return self._cursor.waiting
+
     def open(self, stream: StreamOpen) -> None:
         """Take note of a stream. The same one again changes nothing.
 

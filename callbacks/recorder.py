@@ -98,13 +98,14 @@ def work(settings: RecorderSettings, lifeline: Lifeline) -> None:
     ledger = wait_for_ledger(ledger_path, lifeline)
     if ledger is None:
         return
-    recorder = Recorder(ledger)
+    recorder = Recorder(ledger, lifeline.beat)
     writer = None
     journal = Journal(ledger_path.with_name("recorder.db"))
     if settings.catalog:
         from .catalog_writer import CatalogWriter  # it imports the catalog's client, which not every recorder needs
 
         writer = CatalogWriter(settings.catalog, Path(settings.api_key_file), journal)
+    lifeline.says = lambda: {**recorder.summary(), "documents": 0 if writer is None else writer.waiting}
     sink = sockets.make(context, zmq.DEALER, MAX_CONTROL)
     sink.connect(settings.sink)
     poller = zmq.Poller()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import inf
 from typing import Final
@@ -58,15 +58,18 @@ class Recorder:
     ----------
     ledger
         The ledger's read end.
+    alive
+        Called now and then in the course of long work.
     """
 
-    def __init__(self, ledger: LedgerReader) -> None:
+    def __init__(self, ledger: LedgerReader, alive: Callable[[], None] = lambda: None) -> None:
         self.runs: OrderedDict[str, Recorded] = OrderedDict()
         """By the processed run's uid, in the order in which they were opened."""
         self.newest = -1
         self.faults: dict[str, str] = {}
         """Runs that can't be composed, and why."""
         self._ledger = ledger
+        self._alive = alive
         self._seq = ledger.last_seq()
 
     def look(self) -> bool:
@@ -91,6 +94,7 @@ class Recorder:
         for recorded in by_run.values():
             self._read_control(recorded)
         while batches := self._ledger.after(self._seq, ROWS):
+            self._alive()
             for batch in batches:
                 if batch.run in by_run:
                     self._add(by_run[batch.run], batch)
@@ -108,6 +112,11 @@ class Recorder:
             del self.runs[recorded.row.processed]
         else:
             recorded.row = row
+
+    def summary(self) -> dict[str, int]:
+        """Return how many runs aren't complete, and how many of their frames are reduced but have no documents."""
+        growing = [each for each in self.runs.values() if not each.complete]
+        return {"runs": len(growing), "behind": sum(each.composer.waiting for each in growing)}
 
     def find(self, uid: str) -> Recorded | None:
         """Return a run by its raw or its processed uid, composed from the ledger if it isn't in memory."""
@@ -138,6 +147,7 @@ class Recorder:
         self.runs[row.processed] = recorded
         self._read_control(recorded)
         while batches := self._ledger.since(row.run, recorded.seq, ROWS):
+            self._alive()
             for batch in batches:
                 self._add(recorded, batch)
         return recorded

@@ -23,6 +23,9 @@ from typing import Any, Final
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
+from ..workers.beating import Beating
+from ..workers.death import on_parents_death
+
 CATALOGS: Final = ("raw", "processed")
 SPEC: Final = {"name": "CatalogOfBlueskyRuns", "version": "3.0"}
 KEY_FILE: Final = "api_key"
@@ -108,6 +111,7 @@ def make_catalogs(uri: str, key: str) -> None:
 
 def serve(settings: dict[str, Any]) -> None:
     """Serve until SIGTERM or the end of standard input."""
+    on_parents_death(signal.SIGCONT)  # one that is stopped wouldn't see that its input ended
     directory = Path(settings["directory"]).resolve()
     # Named, or asyncio takes it for no TCP and leaves Nagle's delay on: 40 ms more for every answer.
     listening = socket.socket(proto=socket.IPPROTO_TCP)
@@ -141,11 +145,24 @@ def serve(settings: dict[str, Any]) -> None:
         sys.stdin.buffer.read()
         os.kill(os.getpid(), signal.SIGTERM)
 
+    beating = Beating()
+
+    async def beat() -> None:
+        beating.beat()
+
     # The socket listens already, so the first request simply waits until the server runs.
     threading.Thread(target=announce, name="announce", daemon=True).start()
     threading.Thread(target=end_with_parent, name="end with parent", daemon=True).start()
     server = uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", access_log=False, loop="asyncio", timeout_graceful_shutdown=2)
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            loop="asyncio",
+            timeout_graceful_shutdown=2,
+            timeout_notify=1,
+            callback_notify=beat,  # called from the loop that answers: if that hangs, so do the beats
+        )
     )
     server.run(sockets=[listening])
 

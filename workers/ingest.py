@@ -118,6 +118,7 @@ class Ingest:
     def run(self, lifeline: Lifeline) -> None:
         """Work until the end."""
         lifeline.register(self._poller)
+        lifeline.says = self.core.summary
         while True:
             timeout = AGE if self.core.pending else self._beat_s
             events = dict(self._poller.poll(int(timeout * 1000)))

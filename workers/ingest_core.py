@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from .intervals import IntervalSet
 from .ring import Arena
@@ -111,6 +111,17 @@ class IngestCore:
                 continue
             del self._held[offset]
             self.arena.release(offset)
+
+    def summary(self) -> dict[str, Any]:
+        """Return how full the ring is, in bytes, and what came since this process began."""
+        return {
+            "ring_bytes": self.arena.size,
+            "ring_used": self.arena.used,
+            "frames": self.frames,
+            "bytes": self.bytes,
+            "dropped": dict(self.dropped),
+            "malformed": self.malformed,
+        }
 
     @property
     def pending(self) -> bool:

@@ -92,7 +92,7 @@ class Process:
     """A child that prints one JSON line when it is ready, ends on SIGTERM, and ends when its standard input does.
 
     The last is what keeps it from outliving its parent, however that dies: the kernel closes the pipe. If it beats
-    (:class:`~.lifeline.Lifeline`), it is killed when it stops doing so, and started again.
+    (:class:`~.beating.Beating`), it is killed when it stops doing so, and started again.
 
     Parameters
     ----------

@@ -154,6 +154,7 @@ class Worker:
     def run(self, lifeline: Lifeline) -> None:
         """Work until the end."""
         lifeline.register(self._poller)
+        lifeline.says = self.summary
         while True:
             events = dict(self._poller.poll(int(1000 * TICK)))
             if lifeline.over(events):
@@ -172,6 +173,18 @@ class Worker:
         self._look_after_child(now)
         self._feed()
         self._do(self.core.tick(now))
+
+    def summary(self) -> dict[str, Any]:
+        """Return what it has in hand: batches to do, results that aren't known to be on disk; and its child."""
+        core = self.core
+        return {
+            "in_hand": core.in_hand,
+            "kept": core.kept,
+            "frames": core.frames,
+            "reduce_us": core.reduce_us,
+            "reducer_deaths": core.counts["reducer died"],
+            "children": [] if self._child is None else [self._child.process.pid],
+        }
 
     def close(self) -> None:
         """Kill the child and close every socket."""

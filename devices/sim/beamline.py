@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+from ...workers.death import on_parents_death
 from ...workers.errors import HaltereError, SettingsError
 
 MOTORS: Final = {"x": "p06/motor/sim.01", "y": "p06/motor/sim.02"}
@@ -68,6 +69,7 @@ def serve(options: Options) -> None:
     ending = threading.Event()
     _end_on_signals(ending)
     if options.until_eof:
+        on_parents_death(signal.SIGCONT)  # one that is stopped wouldn't see that its input ended
         threading.Thread(target=_watch_input, args=(ending,), name="stdin", daemon=True).start()
     began = time.perf_counter()
     data = _writable(options.data_dir)
