@@ -75,6 +75,7 @@ class Pool:
         recorder: RecorderCommand | None = None,
         streams: Sequence[tuple[str, str]] = (),
         ring_bytes: int = 256 << 20,
+        stall: float = 60.0,
         chaos: Chaos | None = None,
     ) -> Self:
         """Start a pool on this machine and return it when every process is ready.
@@ -95,6 +96,8 @@ class Pool:
             Endpoints and protocols of detectors that the ingest pulls from at once; others are named by the runs.
         ring_bytes
             How many bytes of frames may wait in shared memory before new ones are dropped and counted.
+        stall
+            s that a reducer may take for a batch, or for a frame on its own, before it is held to hang, and killed.
         chaos
             Faults on purpose, for tests and demonstrations.
 
@@ -151,6 +154,7 @@ class Pool:
                 "sink": endpoints.sink,
                 "assets": str(directory / "assets"),
                 "roots": [str(root.resolve()) for root in roots],
+                "stall": stall,
             }
             processes.append(role(name, "worker", settings))
         if recorder is not None:
