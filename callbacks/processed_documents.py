@@ -78,7 +78,6 @@ class ProcessedDocuments:
         self.run = run
         self.processed = processed
         self.raw = str(start.get("uid", run))
-        """The raw run's uid; ``run`` is another if this isn't its first reduction."""
         self._raw_start = start
         self._opened_at = opened_at
         self._nexus = nexus

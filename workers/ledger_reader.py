@@ -14,7 +14,7 @@ import msgspec
 from .errors import FileError
 from .intervals import IntervalSet
 from .ledger_rows import BatchRow, ConstRow, RunRow, account, mark, stream_total
-from .wire.messages import STATUS_NAMES, AnyMessage, ArraySpec, Expect, StreamOpen, decode
+from .wire.messages import STATUS_NAMES, AnyMessage, ArraySpec, Expect, FileSpan, StreamOpen, decode
 
 _specs = msgspec.msgpack.Decoder(list[ArraySpec])
 _spec = msgspec.msgpack.Decoder(ArraySpec)
@@ -55,6 +55,19 @@ class LedgerReader:
     def run(self, uid: str) -> RunRow | None:
         """Return a run by its raw uid, or by that of its processed run."""
         return next(iter(self._runs("where run=? or processed=? order by run=? desc", uid, uid, uid)), None)
+
+    def reductions(self, raw: str) -> list[RunRow]:
+        """Return everything that was made of a raw run, oldest first."""
+        rows = self._runs("where run=? or instr(start, ?) order by opened_at, rowid", raw, raw.encode())
+        return [row for row in rows if row.raw == raw]
+
+    def frames_done(self, uid: str) -> int:
+        """Return how many frames of a run the ledger has, of all its streams; cheap enough to be asked often."""
+        return int(self._db.execute("select coalesce(sum(n), 0) from batches where run=?", (uid,)).fetchone()[0])
+
+    def spans(self, uid: str) -> list[FileSpan]:
+        """Return where the frames of a run are, as documents told."""
+        return [span for message in self.control(uid) if isinstance(message, Expect) for span in message.files]
 
     def _runs(self, condition: str, *values: Any) -> list[RunRow]:
         rows = self._db.execute(f"select {_RUN_COLUMNS} from runs {condition}", values).fetchall()

@@ -68,6 +68,11 @@ class RunRow:
     nexus_error: str | None
     duplicates: int
 
+    @property
+    def raw(self) -> str:
+        """The raw run's uid; ``run`` is another if this isn't its first reduction."""
+        return str(self.start.get("uid", self.run))
+
 
 @dataclass(slots=True)
 class Group:

@@ -92,7 +92,7 @@ class NexusFile:
         entry = nx_group(root, "entry", "NXentry")
         plan = start.get("plan_name", "run")
         entry["title"] = str(start.get("title", f"{plan}, scan {start.get('scan_id', '?')}"))
-        entry["experiment_identifier"] = str(start.get("uid", self._run.run))
+        entry["experiment_identifier"] = self._run.raw
         entry["processed_identifier"] = self._run.processed
         if "supersedes" in start:
             entry["supersedes"] = str(start["supersedes"])

@@ -74,6 +74,7 @@ class Pool:
         nexus: Path | None = None,
         recorder: RecorderCommand | None = None,
         streams: Sequence[tuple[str, str]] = (),
+        live: bool = True,
         ring_bytes: int = 256 << 20,
         stall: float = 60.0,
         chaos: Chaos | None = None,
@@ -94,6 +95,8 @@ class Pool:
             What to run as the recorder. It writes to the catalog, so its command comes from outside.
         streams
             Endpoints and protocols of detectors that the ingest pulls from at once; others are named by the runs.
+        live
+            Whether there is an ingest. Without one nothing is pulled from any detector: runs come from files alone.
         ring_bytes
             How many bytes of frames may wait in shared memory before new ones are dropped and counted.
         stall
@@ -114,7 +117,8 @@ class Pool:
         nexus = (nexus or directory / "nexus").resolve()
         for folder in (directory, directory / "logs", directory / "assets", nexus):
             make_folder(folder)
-        check_shared_memory(ring_bytes)
+        if live:
+            check_shared_memory(ring_bytes)
         # A Unix socket's path has 107 characters at most, so the sockets don't lie in `directory`.
         sweep_sockets()
         sockets = Path(tempfile.mkdtemp(prefix=f"{SOCKETS}{os.getpid()}-"))
@@ -139,13 +143,11 @@ class Pool:
                 },
             ),
             role("broker", "broker", {"bind": endpoints.broker, "sink": endpoints.sink}),
-            role(
-                "ingest",
-                "ingest",
-                {"name": "ingest", "broker": endpoints.broker, "ring_bytes": ring_bytes, "streams": list(streams)}
-                | ({} if chaos is None else asdict(chaos)),
-            ),
         ]
+        if live:
+            settings = {"name": "ingest", "broker": endpoints.broker, "ring_bytes": ring_bytes}
+            settings |= {"streams": list(streams), **({} if chaos is None else asdict(chaos))}
+            processes.append(role("ingest", "ingest", settings))
         for number in range(1, workers + 1):
             name = f"worker-{number}"
             settings = {

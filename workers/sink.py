@@ -22,6 +22,7 @@ from msgspec import Meta
 from . import nexus_layout, recipes, shell, sockets
 from .errors import SettingsError, WireError
 from .ledger import Ledger
+from .ledger_lock import only_writer
 from .ledger_reader import LedgerReader
 from .ledger_rows import Group
 from .lifeline import Lifeline, announce
@@ -253,7 +254,7 @@ class Sink:
 
 def work(settings: SinkSettings, lifeline: Lifeline) -> None:
     """Be a sink until the end."""
-    with closing(Sink(settings)) as sink:
+    with only_writer(Path(settings.ledger)), closing(Sink(settings)) as sink:
         announce(role="sink", ready=True, endpoint=sink.endpoint, ledger=settings.ledger)
         sink.run(lifeline)
 

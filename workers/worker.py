@@ -13,7 +13,8 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -64,11 +65,15 @@ class WorkerSettings(ShellSettings, frozen=True, kw_only=True):
 
 
 class Child:
-    """The reducer's process, and the worker's end of the socket pair to it. Nothing here waits."""
+    """The reducer's process, and the worker's end of the socket pair to it. Nothing here waits.
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    ``log`` takes what it prints; without one the worker's standard error does.
+    """
+
+    def __init__(self, settings: WorkerSettings, log: Path | None = None) -> None:
         mine, its = socket.socketpair()
-        with its:
+        with its, ExitStack() as stack:
+            errors = sys.stderr if log is None else stack.enter_context(log.open("a"))
             told = ReducingSettings(
                 fd=its.fileno(), parent=os.getpid(), name=settings.name, assets=settings.assets, roots=settings.roots
             )
@@ -76,7 +81,8 @@ class Child:
                 [*settings.reducing, msgspec.json.encode(told).decode()],
                 pass_fds=[its.fileno()],
                 stdin=subprocess.DEVNULL,
-                stdout=sys.stderr,
+                stdout=errors,
+                stderr=errors,
                 env={**os.environ, **ONE_THREAD},
             )
         mine.setblocking(False)

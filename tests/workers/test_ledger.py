@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 
 from haltere.workers.errors import FileError, SettingsError
 from haltere.workers.ledger import Ledger
+from haltere.workers.ledger_lock import only_writer, writer_of
 from haltere.workers.ledger_reader import LedgerReader
 from haltere.workers.ledger_rows import ConstRow, Group
 from haltere.workers.payload import Piece, pack, unpack
@@ -171,3 +175,25 @@ def test_a_file_that_is_no_ledger_is_refused(path: Path) -> None:
     path.write_bytes(b"not a database, " * 100)
     with pytest.raises(SettingsError, match="is it a ledger"):
         Ledger(path)
+
+
+def test_a_ledger_has_one_writer_and_names_it_to_another(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.db"
+    assert writer_of(ledger) is None
+    with only_writer(ledger):
+        assert writer_of(ledger) == os.getpid()
+        with pytest.raises(SettingsError, match=rf"another pool's sink \(pid {os.getpid()}\): use that pool"):  # noqa: SIM117
+            with only_writer(ledger, patience=0):
+                pass
+    assert writer_of(ledger) is None
+    with only_writer(ledger, patience=0):
+        pass
+
+
+def test_a_writer_that_is_ending_is_waited_for(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.db"
+    with ExitStack() as stack:
+        stack.enter_context(only_writer(ledger))
+        threading.Timer(0.2, stack.close).start()
+        with only_writer(ledger):
+            assert writer_of(ledger) == os.getpid()
