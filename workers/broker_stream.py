@@ -1,21 +1,13 @@
-"""One stream as the broker sees it: which frames are in a ring, which in files, which batches can go.
-
-A batch's life::
-
-    open ──(every frame is here, in a file, or known to be absent)──► queued ──(a worker has credit)──► leased
-     ▲                                                                                                   │
-     └──────────────(NACK, or its worker is gone; the blocks in the ring stay held)──────────────────────┤
-                                                                                                         ▼
-                                                      forgotten, blocks freed ◄──(DONE: it is on disk)── any
-"""
+"""One stream as the broker sees it: which frames are in a ring, which in files, which batches can go."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 
-from .broker_batch import Batch, Held, Key, State
+from .broker_batch import Batch, Event, Held, Key, State
 from .broker_files import FileMap
 from .broker_lane import Lane
+from .frame_life import FrameEvent
 from .intervals import IntervalSet
 from .wire.messages import Block, Expect, Frames, Nack, RingSpan, StreamOpen, Work
 
@@ -76,12 +68,10 @@ class Stream:
             return None
         if batch is None:
             batch = self.batches[number] = Batch()
-        if frame in batch.held or batch.state is State.LEASED or batch.quarantined(frame):
+        if not batch.take(frame, held):
             self.duplicates += 1
             self.freed.append(held)
             return None
-        batch.absent.pop(frame, None)  # given up for lost, and it came after all
-        batch.held[frame] = held
         whole = len(batch.held) == self.size and batch.state is State.OPEN
         return number if whole and self.ready(number, now) else None
 
@@ -120,7 +110,7 @@ class Stream:
                     touched = [number for number in self.batches if number in touched]
                 for number in touched:
                     if number in self.batches and self.done.covers(*self.bounds(number)):
-                        self._finish(number)
+                        self._finish(number, Event.DONE)
                         finished.append(number)
             self.lane.done(first, stop)
         self.synced |= full
@@ -193,7 +183,7 @@ class Stream:
     def queue(self, number: int) -> bool:
         """Mark a batch as queued; return whether any of it is in a ring."""
         batch = self.batches.setdefault(number, Batch())
-        batch.state = State.QUEUED
+        batch.move(Event.READY)
         return bool(batch.held)
 
     def work(self, number: int, token: int) -> Work | None:
@@ -201,12 +191,13 @@ class Stream:
         batch = self.batches.get(number)
         if batch is None or batch.state is not State.QUEUED:
             return None
-        batch.state = State.LEASED
+        batch.move(Event.SENT)
         first, stop = self.bounds(number)
         rings: dict[str, list[Block]] = {}
         for frame in sorted(batch.held):
             rings.setdefault(batch.held[frame].ring, []).append(batch.held[frame].block)
         wanted = [frame for frame in range(first, stop) if frame not in batch.held and frame not in batch.absent]
+        batch.owe(wanted)
         files = []
         for key in self.files.keys:
             if key in self._beside:
@@ -224,7 +215,7 @@ class Stream:
         """Open a leased batch again: its worker is gone. ``suspect``: it was being executed then."""
         batch = self.batches.get(number)
         if batch is not None and batch.state is State.LEASED:
-            batch.state = State.OPEN
+            batch.move(Event.BACK)
             batch.isolate |= suspect
             self._cut(number)
 
@@ -255,7 +246,7 @@ class Stream:
     def release(self) -> None:
         """Free every block: the stream is forgotten."""
         for number in list(self.batches):
-            self._finish(number)
+            self._finish(number, Event.LET_GO)
 
     def summary(self) -> dict[str, object]:
         """Return the stream's numbers. ``owed`` are frames that are neither done nor held."""
@@ -288,9 +279,11 @@ class Stream:
         batch = self.batches[number]
         for frame in [each for each in batch.held if each >= self.total]:
             self.surplus += 1
-            batch.spoil(frame)
+            batch.spoil(frame, FrameEvent.CUT)
         if number * self.size >= self.total:
-            self._finish(number)
+            self._finish(number, Event.CUT)
 
-    def _finish(self, number: int) -> None:
-        self.freed += self.batches.pop(number).blocks
+    def _finish(self, number: int, event: Event) -> None:
+        batch = self.batches.pop(number)
+        batch.move(event)
+        self.freed += batch.blocks

@@ -11,9 +11,10 @@ from typing import Final, Protocol
 import numpy as np
 
 from .errors import FileError
+from .frame_life import Frame, FrameEvent
 from .reducers.base import Array, Batch, Chunk
 from .ring import RingView
-from .wire.messages import BACKFILLED, LIVE, Block, FileSpan, InputSpec, StreamOpen, Work
+from .wire.messages import Block, FileSpan, InputSpec, StreamOpen, Work
 
 MAX_RINGS: Final = 4
 """Rings kept mapped; there is one per ingest."""
@@ -36,13 +37,14 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Frames of a batch that come by the same way. ``status`` is what they get if they can be reduced.
+    """Frames of a batch that come by the same way: where they stand, and what happens to those that can be reduced.
 
     ``live`` is the data key of which their bytes came live, ``""`` if all of them lie in files.
     """
 
     frames: list[int]
-    status: int
+    before: Frame
+    event: FrameEvent
     live: str
     read: Callable[[], Batch]
 
@@ -67,13 +69,16 @@ class Reading:
         wanted = [number for number in range(work.first, work.first + work.n) if number not in absent]
         live = [number for number in wanted if number in blocks]
         filed = [number for number in wanted if number not in blocks]
-        filed_status = LIVE if stream.live is None else BACKFILLED
-        streamed = "" if stream.live is None else stream.live.key
-        for frames, status, key in ((live, LIVE, streamed), (filed, filed_status, "")):
+        streamed = stream.live.key if stream.live is not None else ""
+        by_file = FrameEvent.REDUCED if stream.live is not None else FrameEvent.READ
+        for frames, before, event, key in (
+            (live, Frame.HELD, FrameEvent.REDUCED, streamed),
+            (filed, Frame.OWED, by_file, ""),
+        ):
             size = 1 if work.isolate else len(frames)
             for at in range(0, len(frames), size or 1):
                 some = frames[at : at + size]
-                yield Group(some, status, key, lambda some=some: self._read_or_tell(stream, work, some, blocks))  # type: ignore[misc]
+                yield Group(some, before, event, key, lambda some=some: self._read_or_tell(stream, work, some, blocks))  # type: ignore[misc]
 
     def _read_or_tell(
         self, stream: StreamOpen, work: Work, frames: list[int], blocks: dict[int, tuple[str, Block]]

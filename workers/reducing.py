@@ -27,13 +27,14 @@ from .death import on_parents_death
 from .decode import decode
 from .errors import ChunkError, HaltereError, ReductionError
 from .files import FrameReader
+from .frame_life import FRAME, STATUS, Frame, FrameEvent
 from .payload import Piece, pack
 from .pipe import At, Failed, Ready, Record, Reduced, Unframer, frame
 from .reading import Reading, Unreadable
 from .reducers.base import Array, Batch, Output, Partial, Reducer, Setup
 from .wire.messages import (
+    LOST,
     MAX_CONTROL,
-    QUARANTINED,
     Damaged,
     Nack,
     RecipeSpec,
@@ -168,7 +169,8 @@ class Reducing:
         damaged = {each.frame: each.reason for each in work.damaged}
         worse: dict[int, str] = {}
         for each in work.absent:
-            status[each.frame - work.first] = each.status
+            before = Frame.MISSING if each.status == LOST else Frame.CONDEMNED
+            status[each.frame - work.first] = STATUS[FRAME.move(before, FrameEvent.REPORTED)]
             reasons[each.frame] = each.reason
         some = len(absent) < work.n
         operators = self._operators_of(key, stream, ready=some)
@@ -178,8 +180,9 @@ class Reducing:
                 if work.isolate:
                     self._say(At(work.token, group.frames[0]))
                 batch = group.read()
+                end = STATUS[FRAME.move(group.before, group.event)]
                 for number in group.frames:
-                    status[number - work.first] = group.status
+                    status[number - work.first] = end
                 for mine in rows:
                     for number, reason in self._map(mine, batch, work.first):
                         if group.live and (damage := _damage(batch, number, group.live)):
@@ -187,7 +190,7 @@ class Reducing:
                             continue
                         if number in damaged:
                             reason = f"{reason[: CAP // 2]}; what came live: {damaged[number]}"
-                        status[number - work.first] = QUARANTINED
+                        status[number - work.first] = STATUS[FRAME.move(group.before, FrameEvent.FAILED)]
                         reasons.setdefault(number, reason[:CAP])
         except Unreadable as error:
             return Failed(
