@@ -90,10 +90,7 @@ def work(settings: RecorderSettings, lifeline: Lifeline) -> None:
     """Record until the end."""
     context = zmq.Context()
     sessions = sockets.make(context, zmq.ROUTER, MAX_CONTROL)
-    try:
-        sessions.bind(settings.bind)
-    except zmq.ZMQError as error:
-        raise SettingsError(f"recorder: {settings.bind} can't be bound: {error}") from None
+    sockets.bind(sessions, settings.bind)
     ledger_path = Path(settings.ledger)
     ledger = wait_for_ledger(ledger_path, lifeline)
     if ledger is None:

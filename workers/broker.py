@@ -57,10 +57,10 @@ class Broker:
         self._peers.router_handover = True  # a worker that was started again comes by the same name
         self._peers.sndhwm = self._peers.rcvhwm = 10_000
         try:
-            self._peers.bind(settings.bind)
-        except zmq.ZMQError as error:
+            self._alone = sockets.bind(self._peers, settings.bind)
+        except SettingsError as error:
             self._context.destroy(linger=0)
-            raise SettingsError(f"broker: {settings.bind} can't be bound: {error}") from None
+            raise SettingsError(f"broker: {error}") from None
         self.endpoint = self._peers.getsockopt_string(zmq.LAST_ENDPOINT)
         self._sink = sockets.make(self._context, zmq.DEALER, MAX_CONTROL)
         self._sink.identity = b"broker"
@@ -107,6 +107,8 @@ class Broker:
         """Close every socket."""
         self._sink.disable_monitor()
         self._context.destroy(linger=0)
+        if self._alone is not None:
+            self._alone.release()
 
     def _drain(self, socket: zmq.Socket[bytes]) -> Iterable[list[bytes]]:
         for _ in range(TURN):

@@ -13,7 +13,7 @@ from typing import Final
 
 from .errors import SettingsError
 
-PATIENCE: Final = 8.0
+PATIENCE: Final = 20.0
 """s that a sink which ends may take to commit what it has."""
 
 

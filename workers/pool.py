@@ -7,33 +7,27 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-import psutil
-
-from .asking import ask
+from .answering import Answering
 from .errors import PoolError, SettingsError
-from .process import Process
+from .folders import check_shared_memory, make_folder, make_sockets, sweep_sockets
+from .load import Load
+from .pool_file import CatalogAddress, Endpoints, Place, PoolFile
+from .pool_view import PoolView
+from .process import PATIENCE, Process
+from .whereabouts import Whereabouts
 
 ONE_THREAD: Final = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
 )
 """Processes scale by their number; threads of a numerical library beneath each would only fight for the cores."""
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoints:
-    """Where the pool's processes listen: Unix sockets in a folder that only their owner may enter."""
-
-    broker: str
-    sink: str
-    recorder: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,25 +38,31 @@ class Chaos:
     drop_group: int = 20
 
 
-SOCKETS: Final = "haltere-pool-"
-"""What the folders of Unix sockets are called, with their owner's pid behind."""
+RECORDER_PATIENCE: Final = 60.0
+"""Seconds without a beat from the recorder until it is held to hang: it composes whole runs when it starts."""
 
 RecorderCommand = Callable[[Endpoints, Path], Sequence[str]]
 """Given the endpoints and the ledger's path, what to run as the recorder."""
 
 
-class Pool:
+class Pool(PoolView):
     """The processes that reduce frames. Use as a context manager, or call :meth:`close`.
 
     >>> with Pool.local(workers=2) as pool:  # doctest: +SKIP
     ...     pool.status()["broker"]["workers"]
     """
 
-    def __init__(self, directory: Path, endpoints: Endpoints, sockets: Path, processes: Sequence[Process]) -> None:
-        self.directory = directory
-        self.endpoints = endpoints
+    def __init__(
+        self, file: PoolFile, place: Place, sockets: Path, processes: Sequence[Process], beside: Sequence[Process]
+    ) -> None:
+        super().__init__(file)
+        self._place = place
         self._sockets = sockets
         self._processes = {process.name: process for process in processes}
+        self._beside = {process.name: process for process in beside}
+        self._load = Load()
+        self._looking = threading.Lock()
+        self._answering: Answering | None = None
 
     @classmethod
     def local(
@@ -78,6 +78,9 @@ class Pool:
         ring_bytes: int = 256 << 20,
         stall: float = 60.0,
         chaos: Chaos | None = None,
+        stays: bool = False,
+        catalog: CatalogAddress | None = None,
+        beside: Sequence[Process] = (),
     ) -> Self:
         """Start a pool on this machine and return it when every process is ready.
 
@@ -103,13 +106,19 @@ class Pool:
             s that a reducer may take for a batch, or for a frame on its own, before it is held to hang, and killed.
         chaos
             Faults on purpose, for tests and demonstrations.
+        stays
+            It outlives sessions, which may attach to it.
+        catalog
+            Where the recorder writes to, for sessions that attach.
+        beside
+            Processes that were started elsewhere and whose condition is told with the pool's own.
 
         Raises
         ------
         SettingsError
             ``workers`` is below 1, or a folder can't be written.
         PoolError
-            A process can't start.
+            A process can't start, or the directory has a pool already.
         """
         if workers < 1:
             raise SettingsError(f"workers={workers}: a pool needs at least 1")
@@ -119,14 +128,20 @@ class Pool:
             make_folder(folder)
         if live:
             check_shared_memory(ring_bytes)
-        # A Unix socket's path has 107 characters at most, so the sockets don't lie in `directory`.
-        sweep_sockets()
-        sockets = Path(tempfile.mkdtemp(prefix=f"{SOCKETS}{os.getpid()}-"))
-        endpoints = Endpoints(*(f"ipc://{sockets}/{role}" for role in ("broker", "sink", "recorder")))
+        place = Place(directory)
+        place.take()
+        try:
+            sweep_sockets()
+            sockets = make_sockets(directory)
+        except BaseException:
+            place.leave()
+            raise
+        endpoints = Endpoints(*(f"ipc://{sockets}/{role}" for role in ("pool", "broker", "sink", "recorder")))
         ledger = directory / "ledger.db"
 
-        def process(name: str, command: Sequence[str]) -> Process:
-            return Process(name, command, directory / "logs" / f"{name}.log", environment=ONE_THREAD)
+        def process(name: str, command: Sequence[str], patience: float = PATIENCE) -> Process:
+            log = directory / "logs" / f"{name}.log"
+            return Process(name, command, log, environment=ONE_THREAD, patience=patience)
 
         def role(name: str, module: str, settings: dict[str, Any]) -> Process:
             return process(name, [sys.executable, "-m", f"haltere.workers.{module}", json.dumps(settings)])
@@ -160,40 +175,47 @@ class Pool:
             }
             processes.append(role(name, "worker", settings))
         if recorder is not None:
-            processes.append(process("recorder", recorder(endpoints, ledger)))
-        pool = cls(directory, endpoints, sockets, processes)
+            processes.append(process("recorder", recorder(endpoints, ledger), RECORDER_PATIENCE))
+        file = PoolFile(
+            owner=str(Whereabouts.mine()),
+            since=time.time(),
+            stays=stays,
+            directory=str(directory),
+            nexus=str(nexus),
+            endpoints=endpoints,
+            catalog=catalog,
+        )
+        pool = cls(file, place, sockets, processes, beside)
         try:
             for each in processes:
                 each.start()
             for each in processes:
                 each.ready()
+            pool._publish()
         except BaseException:
             pool.close()
             raise
         return pool
 
-    @property
-    def assets(self) -> Path:
-        """The folder of the content-addressed store that recipes refer to."""
-        return self.directory / "assets"
+    def _publish(self) -> None:
+        """Let others find it, and answer for it."""
+        self._answering = Answering(self.endpoints.pool, self._tell)
+        self._place.publish(self.file)
 
-    @property
-    def ledger(self) -> Path:
-        """The ledger's file."""
-        return self.directory / "ledger.db"
+    def _own_status(self, timeout: float) -> dict[str, Any]:
+        return self._tell()
 
-    def status(self, timeout: float = 5.0) -> dict[str, Any]:
-        """Ask every process how it does.
-
-        Returns
-        -------
-        dict
-            ``processes``: pid and restarts of each; ``broker``, ``sink``: their own words, or ``None`` while down.
-        """
+    def _tell(self) -> dict[str, Any]:
+        conditions = [process.condition for process in (*self._processes.values(), *self._beside.values())]
+        family = {each.name: [each.pid, *children(each.said)] if each.pid >= 0 else [] for each in conditions}
+        with self._looking:
+            used = self._load.look(family)
         return {
-            "processes": {name: asdict(process.condition) for name, process in self._processes.items()},
-            "broker": ask(self.endpoints.broker, timeout),
-            "sink": ask(self.endpoints.sink, timeout),
+            "pid": os.getpid(),
+            "since": self.file.since,
+            "stays": self.file.stays,
+            "directory": self.file.directory,
+            "processes": {each.name: {**asdict(each), **used[each.name]._asdict()} for each in conditions},
         }
 
     def kill(self, name: str, signal_number: int = signal.SIGKILL) -> int:
@@ -215,7 +237,10 @@ class Pool:
             if name != "sink":
                 self._processes[name].close()
         self._processes["sink"].close()
+        if self._answering is not None:
+            self._answering.close()
         shutil.rmtree(self._sockets, ignore_errors=True)
+        self._place.leave()
 
     def __enter__(self) -> Self:
         return self
@@ -226,42 +251,10 @@ class Pool:
         self.close()
 
 
-def sweep_sockets() -> None:
-    """Remove the folders of sockets whose owners were killed before they could."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{SOCKETS}*-*"):
-        pid = folder.name.removeprefix(SOCKETS).partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)) and folder.stat().st_uid == os.getuid():
-            shutil.rmtree(folder, ignore_errors=True)
+def children(said: Mapping[str, Any]) -> list[int]:
+    """Return the pids of a process's own children, as its beats tell them."""
+    found = said.get("children")
+    return [pid for pid in found if isinstance(pid, int)] if isinstance(found, list) else []
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder and see that it can be written.
-
-    Raises
-    ------
-    SettingsError
-        It can't: names it and the reason.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".haltere-{os.getpid()}"
-        probe.write_bytes(b"x")
-        probe.unlink()
-    except OSError as error:
-        raise SettingsError(f"folder {path} can't be written: {error.strerror}; name another, or mend it") from None
-
-
-def check_shared_memory(ring_bytes: int) -> None:
-    """See that the ring fits into shared memory: a page that can't be had later would kill the ingest by SIGBUS.
-
-    Raises
-    ------
-    SettingsError
-        It doesn't fit.
-    """
-    with suppress(FileNotFoundError):
-        free = shutil.disk_usage("/dev/shm").free
-        if free < ring_bytes:
-            raise SettingsError(
-                f"/dev/shm has {free >> 20} MiB free, the ring wants {ring_bytes >> 20}: lower ring_bytes"
-            )
+__all__ = ["Chaos", "Endpoints", "Pool", "RecorderCommand"]

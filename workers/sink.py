@@ -26,6 +26,7 @@ from .ledger_lock import only_writer
 from .ledger_reader import LedgerReader
 from .ledger_rows import Group
 from .lifeline import Lifeline, announce
+from .locks import Lock
 from .nexus_follower import NexusFollower
 from .payload import MAX_PAYLOAD
 from .shell import ShellSettings
@@ -85,11 +86,12 @@ class Sink:
         self._socket.router_handover = True  # a worker that starts anew under its name takes over from its dead self
         self._socket.sndhwm = SEND_HWM
         self._socket.rcvhwm = settings.rcvhwm
+        self._alone: Lock | None = None
         try:
-            self._socket.bind(settings.bind)
-        except zmq.ZMQError as error:
+            self._alone = sockets.bind(self._socket, settings.bind)
+        except SettingsError as error:
             self.close()
-            raise SettingsError(f"sink: {settings.bind} can't be bound: {error}") from None
+            raise SettingsError(f"sink: {error}") from None
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._wake_out, zmq.POLLIN)
@@ -244,6 +246,8 @@ class Sink:
         """Close sockets and files. May be called again."""
         self._socket.close(200)
         self._context.term()
+        if self._alone is not None:
+            self._alone.release()
         self.nexus.close()
         self.ledger.close()
         for descriptor in (self._wake_in, self._wake_out):

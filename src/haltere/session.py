@@ -22,7 +22,8 @@ from .recording import Recording
 from .session_log import session_log
 from .workers.assets import AssetStore
 from .workers.errors import HaltereError, PoolError
-from .workers.pool import Chaos, Endpoints, Pool, make_folder
+from .workers.folders import make_folder
+from .workers.pool import Chaos, Endpoints, Pool
 from .workers.process import Process
 from .workers.recipes import Recipe
 from .workers.settings import BeamlineSettings, Settings

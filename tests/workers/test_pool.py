@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -16,19 +17,21 @@ import psutil
 import pytest
 
 from haltere.workers.errors import PoolError, SettingsError
-from haltere.workers.pool import SOCKETS, Pool, check_shared_memory, sweep_sockets
+from haltere.workers.folders import OWNER, SOCKETS, check_shared_memory, sweep_sockets
+from haltere.workers.pool import Pool
+from haltere.workers.whereabouts import Whereabouts
 
 
 def test_sockets_of_a_dead_owner_are_swept_and_a_living_ones_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
-        dead.wait()
-    left, kept = tmp_path / f"{SOCKETS}{dead.pid}-abc", tmp_path / f"{SOCKETS}{os.getpid()}-abc"
-    for folder in (left, kept):
+    mine = Whereabouts.mine()
+    left, kept = tmp_path / f"{SOCKETS}left", tmp_path / f"{SOCKETS}kept"
+    for folder, owner in ((left, replace(mine, started=mine.started + 1)), (kept, mine)):
         folder.mkdir()
         (folder / "broker").touch()
+        (folder / OWNER).write_text(str(owner))
     sweep_sockets()
     assert not left.exists()
     assert kept.exists()
