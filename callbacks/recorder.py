@@ -19,7 +19,7 @@ from typing import Final
 import zmq
 
 from ..workers import shell, sockets
-from ..workers.errors import FileError, SettingsError, WireError
+from ..workers.errors import FileError, WireError
 from ..workers.ledger_reader import LedgerReader
 from ..workers.lifeline import Lifeline, announce
 from ..workers.shell import Level, ShellSettings

@@ -47,7 +47,7 @@ def sweep_sockets() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{SOCKETS}*"):
         with suppress(OSError):  # it isn't ours, or is being swept by another
             owner = Whereabouts.parse((folder / OWNER).read_text())
-            if folder.stat().st_uid == os.getuid() and owner is not None and owner.life is Life.GONE:
+            if folder.stat().st_uid == os.getuid() and owner is not None and owner.life() is Life.GONE:
                 shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -117,7 +117,7 @@ def find(directory: Path) -> PoolFile | None:
         raise PoolError(
             f"{directory} has a pool elsewhere{whose(found)}: ask there, or remove {directory / FILE} if it is gone"
         )
-    return found if held and owner.life is Life.LIVES else None
+    return found if held and owner.life() is Life.LIVES else None
 
 
 def read(directory: Path) -> PoolFile | None:

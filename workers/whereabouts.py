@@ -59,9 +59,8 @@ class Whereabouts:
         """What people call the host; :attr:`host` tells its boots and containers apart too."""
         return self.host.rpartition(".")[0]
 
-    @property
     def life(self) -> Life:
-        """Whether it lives. One that is stopped (Ctrl-Z) does."""
+        """Look whether it lives. One that is stopped (Ctrl-Z) does."""
         if self.host != this_host():
             return Life.ELSEWHERE
         return Life.LIVES if started(self.pid) == self.started else Life.GONE

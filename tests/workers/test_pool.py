@@ -61,7 +61,7 @@ def test_a_pool_tells_how_its_processes_do_and_mends_one_that_is_killed(tmp_path
         assert pool.status()["processes"]["sink"]["pid"] not in (-1, dead)
 
 
-OWNER = """
+PROGRAM = """
 import json, sys
 from pathlib import Path
 from haltere.workers.pool import Pool
@@ -74,7 +74,7 @@ with Pool.local(1, directory=Path({directory!r})) as pool:
 @contextmanager
 def owner(directory: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, int]]]:
     """Start a pool in a process of its own; give that, and the pool's processes."""
-    program = OWNER.format(directory=str(directory))
+    program = PROGRAM.format(directory=str(directory))
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     ) as running:
