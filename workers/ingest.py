@@ -6,7 +6,6 @@ waits, drops what doesn't fit into the ring, and says so.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import sys
 import time
@@ -22,14 +21,12 @@ from . import shell, sockets
 from .errors import WireError
 from .ingest_core import IngestCore, Source
 from .lifeline import Lifeline, announce
+from .pulling import Pull
 from .ring import Ring
 from .shell import ShellSettings
 from .wire.messages import MAX_CONTROL, Beat, Connect, Dropped, Frames, Free, Hello, Message, Welcome, decode, encode
 
 log = logging.getLogger(__name__)
-
-CODECS: Final = {"simplon-1": "simplon", "xspress3-1": "xspress3"}
-"""Protocol → module in ``wire`` whose ``Decoder().decode(parts)`` reads it."""
 
 AGE: Final = 0.005
 """Seconds that a frame may wait for company in its message: at 750 Hz four share one."""
@@ -38,7 +35,6 @@ TURN: Final = 64
 """Messages taken from one detector before the next is looked at."""
 
 MAX_DETECTORS: Final = 64
-MAX_MESSAGE: Final = 1 << 28
 LOG_EVERY: Final = 5.0
 REMIND_EVERY: Final = 5.0
 """Seconds between reminders of the blocks that nobody gave back."""
@@ -107,7 +103,7 @@ class Ingest:
         self._oldest = 0.0
         self._quiet_until = 0.0
         self._flood = sockets.Flood()
-        self._detectors: dict[str, tuple[str, zmq.Socket[bytes], Callable[[Sequence[Any]], Any]]] = {}
+        self._detectors: dict[str, Pull] = {}
         self._broker = sockets.make(self._context, zmq.DEALER, MAX_CONTROL)
         self._broker.connect(settings.broker)
         self._poller.register(self._broker, zmq.POLLIN)
@@ -131,9 +127,9 @@ class Ingest:
         """Do what can be done now; never waits."""
         if self._broker in events:
             self._hear_broker()
-        for endpoint, (_, socket, read) in list(self._detectors.items()):
-            if socket in events:
-                self._drain(endpoint, socket, read)
+        for pull in list(self._detectors.values()):
+            if pull.socket in events:
+                self._drain(pull)
         now = self._clock()
         if self.core.pending:
             self._oldest = self._oldest or now
@@ -144,23 +140,20 @@ class Ingest:
             # Also when nothing else is said: a broker that has started anew learns from it that we are here.
             self._last_beat = now
             self._say(Beat(self._session))
+            self._renew(now)
         if now - self._reminded >= REMIND_EVERY:
             self._reminded = now
             self._tell(self.core.remind())
 
-    def _drain(self, endpoint: str, socket: zmq.Socket[bytes], read: Callable[[Sequence[Any]], Any]) -> None:
-        for _ in range(TURN):
+    def _drain(self, pull: Pull) -> None:
+        for parts in pull.receive(TURN):
             try:
-                parts = [frame.buffer for frame in socket.recv_multipart(zmq.NOBLOCK, copy=False)]
-            except zmq.Again:
-                break
-            try:
-                message = read(parts)
+                message = pull.read(parts)
             except WireError as error:
-                self._garbled(endpoint, parts, error)
+                self._garbled(pull.endpoint, parts, error)
                 continue
             if hasattr(message, "blob") and hasattr(message, "frame"):
-                self._land(endpoint, cast(Streamed, message))
+                self._land(pull.endpoint, cast(Streamed, message))
         self._flush(everything=False)
 
     def _land(self, endpoint: str, image: Streamed) -> None:
@@ -213,27 +206,28 @@ class Ingest:
         endpoint, protocol = message.endpoint, message.protocol
         known = self._detectors.get(endpoint)
         if known is not None:
-            if known[0] == protocol:
+            if known.protocol == protocol:
                 return
-            self._poller.unregister(known[1])
-            known[1].close(0)
+            self._poller.unregister(known.socket)
+            known.close()
             del self._detectors[endpoint]
         try:
-            if protocol not in CODECS:
-                raise WireError(f"protocol {protocol!r} is unknown; there are {', '.join(CODECS)}")
             if len(self._detectors) >= MAX_DETECTORS:
                 raise WireError(f"{MAX_DETECTORS} detectors are connected already")
-            read = importlib.import_module(f"{__package__}.wire.{CODECS[protocol]}").Decoder().decode
-            socket = sockets.make(self._context, zmq.PULL, MAX_MESSAGE)
-            socket.rcvhwm = self.settings.rcvhwm
-            socket.setsockopt(zmq.TCP_KEEPALIVE, 1)  # a DCU that was switched off never says so
-            socket.connect(endpoint)
-        except (WireError, zmq.ZMQError) as error:
+            pull = Pull(self._context, endpoint, protocol, self.settings.rcvhwm)
+        except WireError as error:
             log.error("%s can't be pulled from: %s", endpoint, error)
             return
-        self._detectors[endpoint] = (protocol, socket, read)
-        self._poller.register(socket, zmq.POLLIN)
+        self._detectors[endpoint] = pull
+        self._poller.register(pull.socket, zmq.POLLIN)
         log.info("pulling from %s (%s)", endpoint, protocol)
+
+    def _renew(self, now: float) -> None:
+        for pull in self._detectors.values():
+            before = pull.socket
+            if pull.renew(now):
+                self._poller.unregister(before)
+                self._poller.register(pull.socket, zmq.POLLIN)
 
     def _flush(self, *, everything: bool) -> None:
         self._tell(self.core.take(everything=everything))
@@ -261,8 +255,8 @@ class Ingest:
 
     def close(self) -> None:
         """Close every socket."""
-        for _, socket, _ in self._detectors.values():
-            socket.close(0)
+        for pull in self._detectors.values():
+            pull.close()
         self._broker.close(200)
         self._context.term()
 
@@ -282,8 +276,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM or the end of standard input."""
     return shell.run("ingest", IngestSettings, work, argv)
 
-
-__all__ = ["CODECS", "Ingest", "IngestSettings", "Streamed", "main"]
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -68,6 +68,21 @@ def dial(endpoint: str) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=1.0)
 
 
+def greet(peer: socket.socket, kind: str) -> None:
+    """Shake hands as a ZMQ socket of that kind."""
+    peer.sendall(GREETING + ready(kind))
+    left = len(GREETING)
+    while left > 0 and (got := peer.recv(left)):
+        left -= len(got)
+
+
+def send_parts(peer: socket.socket, parts: Sequence[bytes]) -> None:
+    """Send a message, after the handshake."""
+    for place, part in enumerate(parts):
+        more = place + 1 < len(parts)
+        peer.sendall(bytes([2 | more]) + len(part).to_bytes(8, "big") + part)
+
+
 def garbage(rng: random.Random) -> list[bytes]:
     """Return the parts of a message that nobody understands, or that nobody should believe."""
     kind = rng.randrange(7)
@@ -269,27 +284,17 @@ class HostileDetector:
         self.done["noisy"] += 1
 
     def _endless(self, peer: socket.socket) -> None:
-        self._greet(peer)
+        greet(peer, "PUSH")
         peer.sendall(b"\x02" + (2**62).to_bytes(8, "big") + self._rng.randbytes(5000))
         self.done["endless"] += 1
         self._closing.wait(0.1)
 
     def _wordy(self, peer: socket.socket) -> None:
-        self._greet(peer)
+        greet(peer, "PUSH")
         for _ in range(200):
-            parts = stream_garbage(self._rng)
-            for place, part in enumerate(parts):
-                more = place + 1 < len(parts)
-                flags = 2 | more
-                peer.sendall(bytes([flags]) + len(part).to_bytes(8, "big") + part)
+            send_parts(peer, stream_garbage(self._rng))
             self.done["messages"] += 1
         self._closing.wait(0.2)
-
-    def _greet(self, peer: socket.socket) -> None:
-        peer.sendall(GREETING + ready("PUSH"))
-        left = 64
-        while left > 0 and (got := peer.recv(left)):
-            left -= len(got)
 
     def close(self) -> None:
         """End it."""

@@ -93,7 +93,7 @@ def test_strangers_on_every_socket_change_no_bit_and_kill_nobody(told: ToldPool,
                 detector.send_multipart(stream_garbage(rng))
         account = told.close_run(stream, FRAMES)
         for _ in range(200):  # until each of them had its turn
-            if all(len(each) == 5 for each in done.values()):
+            if all(len(each) == 5 for each in done.values()) and len(enemy.done) == 4:
                 break
             threading.Event().wait(0.1)
         over.set()

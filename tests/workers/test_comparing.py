@@ -46,7 +46,7 @@ def test_one_bit_of_one_frame_is_found_and_named() -> None:
 
 def test_a_sum_that_differs_is_of_all_its_frames() -> None:
     found = compared(row(4), changed(row(4), "sum", (3,)))
-    assert found.different == {"eiger": dict.fromkeys(range(4, 8), ["xrd/sum"])}
+    assert found.different == {"eiger": {frame: ["xrd/sum"] for frame in range(4, 8)}}
 
 
 def test_frames_without_a_result_are_not_compared_and_sums_with_them_neither() -> None:
