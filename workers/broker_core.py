@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from . import broker_accounts
 from .broker_batch import Held, Key, State
 from .broker_peers import Lease, Peer, Peers
 from .broker_queue import Queue
@@ -26,12 +27,14 @@ from .wire.messages import (
     AnyMessage,
     Beat,
     Bye,
+    Claim,
     Connect,
     Credit,
     Done,
     Dropped,
     Expect,
     Frames,
+    Gauge,
     Hello,
     Message,
     Nack,
@@ -44,6 +47,9 @@ from .wire.messages import (
 
 SINK: Final = b"\0the sink"
 """The sink's address; no peer can have it: ZeroMQ's own identities have five bytes, and others no leading 0."""
+
+MAX_CLAIMS: Final = 32
+"""Series that ingests are told of; fewer than a :class:`Gauge` has room for."""
 
 
 class Send(NamedTuple):
@@ -112,6 +118,7 @@ class BrokerCore:
             Hello: self._hello,
             Frames: self._frames,
             Dropped: self._dropped,
+            Gauge: self._gauge,
             Credit: self._credit,
             Beat: self._beat,
             Nack: self._nack,
@@ -172,7 +179,7 @@ class BrokerCore:
         out: list[Send] = []
         while self._queue and (peer := self.peers.next()) is not None:
             out += self._give(peer, now)
-        return [*out, *(Send(owner, free) for owner, free in self._rings.take())]
+        return [*out, *(Send(owner, free) for owner, free in self._rings.take(self._queue.live))]
 
     # --- from the sink ----------------------------------------------------------------------------------------------
 
@@ -207,7 +214,8 @@ class BrokerCore:
                 self._arrive(stream, waited, now)
             else:
                 stream.lane.drop(waited.ranges, waited.reason, now)
-        return [Send(peer.peer, Connect(lane.endpoint, lane.protocol)) for peer in self.peers.of("ingest")]
+        told = Connect(lane.endpoint, lane.protocol), stream.claim
+        return [Send(peer.peer, each) for peer in self.peers.of("ingest") for each in told if each is not None]
 
     def _expect(self, message: Expect, now: float) -> list[Send]:
         self.runs.expect(message, now)
@@ -262,6 +270,19 @@ class BrokerCore:
             stream.lane.drop(message.ranges, message.reason, now)
         return self._met(peer, now)
 
+    def _gauge(self, peer: bytes, message: Gauge, now: float) -> list[Send]:
+        known = self.peers.knows(peer, message.session, now)
+        if known is None or known.role != "ingest":
+            return [self._stranger(peer)]
+        known.gauge = message
+        heard = {(each.endpoint, each.series) for each in message.series}
+        return [Send(peer, claim) for claim in self._claims() if (claim.endpoint, claim.series) not in heard]
+
+    def _claims(self) -> list[Claim]:
+        """Return how ingests are to treat the newest streams' frames."""
+        claims = (stream.claim for stream in self.runs.streams if not stream.complete)
+        return [claim for claim in claims if claim is not None][-MAX_CLAIMS:]
+
     # --- from the workers -------------------------------------------------------------------------------------------
 
     def _hello(self, peer: bytes, message: Hello, now: float) -> list[Send]:
@@ -274,6 +295,7 @@ class BrokerCore:
         out = [Send(peer, self._welcome())]
         if message.role == "ingest":
             out += [Send(peer, Connect(endpoint, protocol)) for endpoint, protocol in self._endpoints.items()]
+            out += [Send(peer, claim) for claim in self._claims()]
         return out
 
     def _credit(self, peer: bytes, message: Credit, now: float) -> list[Send]:
@@ -400,28 +422,12 @@ class BrokerCore:
     # --- accounts ---------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> dict[str, Any]:
-        """Return how things stand, as plain data; only the last 8 runs, because an answer is bounded."""
+        """Return how things stand, as plain data."""
         return {
             "role": "broker",
             "epoch": self.epoch,
-            "runs": {
-                uid: {
-                    "closed": run.totals is not None,
-                    "complete": run.complete,
-                    "streams": {stream.key.stream: stream.summary() for stream in run.streams[:12]},
-                }
-                for uid, run in list(self.runs)[-8:]
-            },
-            "workers": {
-                peer.name: {
-                    "busy": peer.busy >= 0,
-                    "leases": len(peer.leases),
-                    "credit": peer.limit - peer.sent,
-                    "frames": peer.frames,
-                    "reduce_us": peer.reduce_us,
-                }
-                for peer in list(self.peers.of("worker"))[:128]
-            },
+            "runs": broker_accounts.runs(self.runs, self.peers),
+            "workers": broker_accounts.workers(self.peers),
             "ingests": [peer.name for peer in self.peers.of("ingest")][:16],
             "queued": self._queue.summary(),
             "ring_bytes": sum(stream.held_bytes for stream in self.runs.streams),

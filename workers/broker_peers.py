@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from .broker_batch import Key
-from .wire.messages import Beat, Hello
+from .wire.messages import Beat, Gauge, Hello
 
 MAX_AHEAD: Final = 1024
 """Most units of credit that count, whatever a worker says."""
@@ -56,6 +56,8 @@ class Peer:
     """Leases, by token, that it got and doesn't hold any more by its own word, and since when it says so."""
     told: set[Key] = field(default_factory=set)
     """Streams whose STREAM_OPEN it was sent."""
+    gauge: Gauge | None = None
+    """An ingest's last word of its ring."""
 
 
 class Peers:

@@ -33,6 +33,11 @@ class Queue:
     def __iter__(self) -> Iterator[tuple[Key, int]]:
         return iter((*self._live, *self._files))
 
+    @property
+    def live(self) -> int:
+        """How many batches wait of which any frame is in a ring."""
+        return len(self._live)
+
     def room(self, key: Key) -> int:
         """Return how many more of a stream's batches may wait to be read from files."""
         return FILES_QUEUED - self._waiting[key]

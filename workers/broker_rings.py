@@ -64,8 +64,8 @@ class Rings:
             self._past.popitem(last=False)
         return past
 
-    def take(self) -> Iterator[tuple[bytes, Free]]:
-        """Yield what to tell the owners."""
+    def take(self, queued: int) -> Iterator[tuple[bytes, Free]]:
+        """Yield what to tell the owners; ``queued`` batches in rings wait for a worker."""
         for ring, blocks in self._freed.items():
             owner = self._owners.get(ring)
             if owner is None:
@@ -73,5 +73,5 @@ class Rings:
                 continue
             for at in range(0, len(blocks), MAX_FREE):
                 some = blocks[at : at + MAX_FREE]
-                yield owner, Free(ring, [each.offset for each in some], [each.life for each in some])
+                yield owner, Free(ring, [each.offset for each in some], [each.life for each in some], queued)
         self._freed.clear()

@@ -8,6 +8,7 @@ from hashlib import blake2b
 from typing import Final
 
 import msgspec
+from msgspec import Struct
 
 from .broker_batch import Key
 from .broker_stream import Stream
@@ -25,6 +26,8 @@ class Run:
     processed: str
     totals: dict[str, int] | None = None
     streams: list[Stream] = field(default_factory=list)
+    row: int = 0
+    """Points in a row of the planned grid, 0 if there is none."""
     complete_at: float | None = None
     seen: set[bytes] = field(default_factory=set)
     """Digests of its control messages: has every one come?"""
@@ -96,7 +99,7 @@ class Runs:
 
     def open(self, message: RunOpen) -> None:
         """Take note of a run."""
-        run = self._runs.setdefault(message.run, Run(message.processed))
+        run = self._runs.setdefault(message.run, Run(message.processed, row=planned_row(message.start)))
         run.told_at = self._tellings
         run.seen.add(_digest(message))
 
@@ -108,7 +111,7 @@ class Runs:
             self._streams[key].lane.end()
         if run is None or key in self._streams:
             return None
-        stream = self._streams[key] = Stream(message, now, late=self._late, quiet=self._quiet)
+        stream = self._streams[key] = Stream(message, now, late=self._late, quiet=self._quiet, row=run.row)
         run.streams.append(stream)
         run.complete_at = None
         self.lacking = True  # what of it is done already? nothing is dispatched before that is known
@@ -179,6 +182,26 @@ class Runs:
         else:
             run.seen.add(_digest(message))
         return run
+
+
+class _Plan(Struct):
+    shape: list[int] = []
+
+
+_plan: Final = msgspec.json.Decoder(_Plan)
+
+
+def planned_row(start: bytes) -> int:
+    """Return how many points a row of the planned grid has, by the start document; 0 if it plans no grid.
+
+    >>> planned_row(b'{"shape": [40, 60]}'), planned_row(b'{"shape": [60]}'), planned_row(b'{"shape": "wide"}')
+    (60, 0, 0)
+    """
+    try:
+        shape = _plan.decode(start).shape
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return 0  # only where it matters to what is done with frames is it checked
+    return shape[-1] if len(shape) > 1 and 0 < shape[-1] < 2**40 else 0
 
 
 def _digest(message: Control) -> bytes:

@@ -9,7 +9,7 @@ from .broker_files import FileMap
 from .broker_lane import Lane
 from .frame_life import FrameEvent
 from .intervals import IntervalSet
-from .wire.messages import Block, Expect, Frames, Nack, RingSpan, StreamOpen, Work
+from .wire.messages import Block, Claim, Expect, Frames, Nack, RingSpan, StreamOpen, Work
 
 
 class Stream:
@@ -23,10 +23,13 @@ class Stream:
         Seconds of a monotonic clock, as in every method.
     late, quiet
         See :class:`~.broker_lane.Lane`.
+    row
+        Points in a row of the planned grid, 0 if there is none.
     """
 
-    def __init__(self, opened: StreamOpen, now: float, *, late: float = 0.5, quiet: float = 5.0) -> None:
+    def __init__(self, opened: StreamOpen, now: float, *, late: float = 0.5, quiet: float = 5.0, row: int = 0) -> None:
         self.opened = opened
+        self.row = row
         self.key = Key(opened.run, opened.stream, opened.cfg)
         self.size = opened.batch
         self.total: int | None = None
@@ -81,6 +84,15 @@ class Stream:
         if spec is None or (message.shape, message.dtype.lstrip("<|=")) == (spec.shape, spec.dtype.lstrip("<|=")):
             return None
         return f"came as {message.shape} {message.dtype}, announced as {spec.shape} {spec.dtype}"
+
+    @property
+    def claim(self) -> Claim | None:
+        """How an ingest is to treat its frames; None if they don't come live."""
+        live, opened = self.opened.live, self.opened
+        if live is None:
+            return None
+        where, what = (live.endpoint, live.series), (opened.run, opened.stream, live.key)
+        return Claim(*where, *what, opened.batch, opened.policy, self.row)
 
     def expect(self, message: Expect, now: float) -> None:
         """Take what was promised, and where files have it. Said again, it changes nothing."""
@@ -267,6 +279,7 @@ class Stream:
             "duplicates": self.duplicates,
             "surplus": self.surplus,
             "live": self.lane.exists,
+            "policy": self.opened.policy,
             "complete": self.complete,
         }
 

@@ -1,7 +1,7 @@
 """Ingest: drains the detectors' streams into a ring in shared memory. ``python -m haltere.workers.ingest '{…}'``.
 
 A detector keeps no frame for us: what isn't fetched at once is lost there, unseen. So this process does nothing that
-waits, drops what doesn't fit into the ring, and says so.
+waits, drops what doesn't fit into the ring, and says so. Only what a run's recipes declare to be able to wait has to.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import Annotated, Any, Final, Protocol, cast
+from typing import Annotated, Any, Final, cast
 
 import msgspec
 import zmq
@@ -19,12 +19,12 @@ from msgspec import Meta, Struct
 
 from . import shell, sockets
 from .errors import WireError
-from .ingest_core import IngestCore, Source
+from .ingest_core import RING_FULL, Fate, IngestCore, Source
 from .lifeline import Lifeline, announce
-from .pulling import Pull
+from .pulling import Pull, Streamed, identity
 from .ring import Ring
 from .shell import ShellSettings
-from .wire.messages import MAX_CONTROL, Beat, Connect, Dropped, Frames, Free, Hello, Message, Welcome, decode, encode
+from .wire.messages import MAX_CONTROL, Claim, Connect, Dropped, Frames, Free, Hello, Message, Welcome, decode, encode
 
 log = logging.getLogger(__name__)
 
@@ -59,25 +59,6 @@ class IngestSettings(ShellSettings, frozen=True, kw_only=True):
     drop_group: Annotated[int, Meta(ge=1)] = 20
     streams: Annotated[list[Stream], Meta(max_length=64)] = msgspec.field(default_factory=list)
     """Detectors to pull from at once, before any run names them: a scan's first frames come while it is announced."""
-
-
-class Streamed(Protocol):
-    """What every codec calls a frame."""
-
-    series: int
-    frame: int
-    shape: tuple[int, ...]
-    dtype: str
-    encoding: str
-    blob: Any
-
-
-class _Identity(Struct):
-    series: int = -1
-    frame: int = -1
-
-
-_identity: msgspec.json.Decoder[_Identity] = msgspec.json.Decoder(_Identity)
 
 
 class Ingest:
@@ -127,8 +108,9 @@ class Ingest:
         """Do what can be done now; never waits."""
         if self._broker in events:
             self._hear_broker()
+        now = self._clock()
         for pull in list(self._detectors.values()):
-            if pull.socket in events:
+            if self._fetches(pull, now) and pull.socket in events:
                 self._drain(pull)
         now = self._clock()
         if self.core.pending:
@@ -139,11 +121,21 @@ class Ingest:
         if now - self._last_beat >= self._beat_s:
             # Also when nothing else is said: a broker that has started anew learns from it that we are here.
             self._last_beat = now
-            self._say(Beat(self._session))
+            self._say(self.core.gauge(self._session, now))
             self._renew(now)
         if now - self._reminded >= REMIND_EVERY:
             self._reminded = now
             self._tell(self.core.remind())
+
+    def _fetches(self, pull: Pull, now: float) -> bool:
+        """Return whether to fetch from a detector; one that has to wait isn't polled either."""
+        fetches = self.core.fetches(pull.endpoint, now)
+        if fetches and pull.in_hand is not None:
+            fetches = self._land(pull, pull.in_hand)
+        if fetches != pull.polled:
+            pull.polled = fetches
+            self._poller.register(pull.socket, zmq.POLLIN if fetches else 0)
+        return fetches
 
     def _drain(self, pull: Pull) -> None:
         for parts in pull.receive(TURN):
@@ -152,24 +144,24 @@ class Ingest:
             except WireError as error:
                 self._garbled(pull.endpoint, parts, error)
                 continue
-            if hasattr(message, "blob") and hasattr(message, "frame"):
-                self._land(pull.endpoint, cast(Streamed, message))
+            if not (hasattr(message, "blob") and hasattr(message, "frame")):
+                continue
+            if not (self._land(pull, cast(Streamed, message)) and self.core.fetches(pull.endpoint, self._clock())):
+                break
         self._flush(everything=False)
 
-    def _land(self, endpoint: str, image: Streamed) -> None:
-        blob = memoryview(image.blob)
-        source = Source(endpoint, image.series, tuple(image.shape), image.dtype)
-        offset = self.core.place(source, image.frame, blob.nbytes, image.encoding)
-        if offset is not None:
-            self._ring.write(offset, blob if blob.format == "B" and blob.ndim == 1 else blob.cast("B"))
+    def _land(self, pull: Pull, frame: Streamed) -> bool:
+        """Find a place for a frame's bytes; return False if it is in hand for want of one."""
+        blob = memoryview(frame.blob)
+        source = Source(pull.endpoint, frame.series, tuple(frame.shape), frame.dtype)
+        place = self.core.place(source, frame.frame, blob.nbytes, frame.encoding, self._clock())
+        pull.in_hand = frame if place is Fate.WAIT else None
+        if isinstance(place, int):
+            self._ring.write(place, blob if blob.format == "B" and blob.ndim == 1 else blob.cast("B"))
+        return pull.in_hand is None
 
     def _garbled(self, endpoint: str, parts: Sequence[Any], error: WireError) -> None:
-        try:
-            known = _identity.decode(parts[0]) if parts else _Identity()
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            known = _Identity()
-        in_bounds = 0 <= known.series < 2**62 and 0 <= known.frame < 2**40
-        self.core.garble(endpoint, known.series if in_bounds else -1, known.frame if in_bounds else -1)
+        self.core.garble(endpoint, *identity(parts))
         now = self._clock()
         if now >= self._quiet_until:
             self._quiet_until = now + LOG_EVERY
@@ -186,7 +178,11 @@ class Ingest:
                     log.warning("from the broker: %s (%d malformed so far)", error, self._flood.count)
                 continue
             if isinstance(message, Free):
-                self.core.free(message.ring, message.offsets, message.lives)
+                now = self._clock()
+                self.core.load.waiting(message.queued, now)
+                self.core.free(message.ring, message.offsets, message.lives, now)
+            elif isinstance(message, Claim):
+                self.core.claim(message)
             elif isinstance(message, Connect):
                 self._connect(message)
             elif isinstance(message, Welcome):
@@ -208,8 +204,10 @@ class Ingest:
         if known is not None:
             if known.protocol == protocol:
                 return
-            self._poller.unregister(known.socket)
+            self._poller.register(known.socket, 0)
             known.close()
+            if known.in_hand is not None:
+                self.core.drop(endpoint, known.in_hand.series, known.in_hand.frame, RING_FULL)
             del self._detectors[endpoint]
         try:
             if len(self._detectors) >= MAX_DETECTORS:
@@ -226,8 +224,8 @@ class Ingest:
         for pull in self._detectors.values():
             before = pull.socket
             if pull.renew(now):
-                self._poller.unregister(before)
-                self._poller.register(pull.socket, zmq.POLLIN)
+                self._poller.register(before, 0)
+                self._poller.register(pull.socket, zmq.POLLIN if pull.polled else 0)
 
     def _flush(self, *, everything: bool) -> None:
         self._tell(self.core.take(everything=everything))

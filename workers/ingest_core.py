@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from enum import Enum
 from typing import Any, Final, NamedTuple
 
+from .ingest_decimation import Load, Verdict
+from .ingest_series import BLOCK_AT, RESUME_AT, Claims, Series
 from .intervals import IntervalSet
-from .ring import Arena
-from .wire.messages import Block, Dropped, Frames
+from .ring import PADDING, Arena
+from .wire.messages import Block, Claim, Dropped, Frames, Gauge
 
 RING_FULL: Final = "ring-full"
+DECIMATED: Final = "decimated"
+TOO_LARGE: Final = "too-large"
 MALFORMED: Final = "malformed"
 CHAOS: Final = "chaos"
 MAX_RANGES: Final = 1000
@@ -26,11 +31,21 @@ class Source(NamedTuple):
     dtype: str
 
 
+class Fate(Enum):
+    """What becomes of a frame that has no place in the ring."""
+
+    DROPPED = "dropped"
+    WAIT = "wait"
+    """It is to be kept in hand, and nothing more fetched from its detector, until there is room."""
+
+
 class IngestCore:
     """The books of one ring. Every frame that comes is announced, or counted and named as dropped.
 
     A block lives until the broker frees it. The broker may die: :meth:`held` announces everything anew to the next.
     A message may be lost: :meth:`remind` announces anew what has been held for long.
+
+    ``now`` is in seconds of a monotonic clock, in every method.
 
     Parameters
     ----------
@@ -49,6 +64,8 @@ class IngestCore:
     ) -> None:
         self.ring = ring
         self.arena = Arena(size)
+        self.load = Load(self.arena.size)
+        self.claims = Claims()
         self.frames = 0
         self.bytes = 0
         self.dropped: Counter[str] = Counter()
@@ -65,20 +82,32 @@ class IngestCore:
         self._old = 0
         """The last life that there was at the last reminder: what is held from before is old at the next."""
 
-    def place(self, source: Source, frame: int, size: int, encoding: str) -> int | None:
-        """Return where in the ring the frame's bytes belong, or None: it is dropped.
+    def claim(self, claim: Claim) -> None:
+        """Take word of which run a series is, and how it wants its frames treated."""
+        self.claims.take(claim)
+
+    def place(self, source: Source, frame: int, size: int, encoding: str, now: float) -> int | Fate:
+        """Return where in the ring the frame's bytes belong, or what becomes of it instead.
 
         The bytes must be there before the next :meth:`take`.
         """
+        series = self.claims.get(source.endpoint, source.series)
+        waits = series is not None and series.claim.policy == "block"
+        reason = self._refuse(series, frame, size, now) if not waits else self._misfit(size)
+        offset = None
+        if reason is None:
+            offset = self.arena.allocate(size)
+            if offset is None and series is not None:
+                if waits:
+                    series.wait(True, now)
+                    return Fate.WAIT
+                series.decimator.spoil(frame)
         self.frames += 1
         self.bytes += size
-        if self._drop_every and (frame // self._drop_group) % self._drop_every == self._drop_every - 1:
-            self.drop(source.endpoint, source.series, frame, CHAOS)
-            return None
-        offset = self.arena.allocate(size)
+        self.load.came(size, now)
         if offset is None:
-            self.drop(source.endpoint, source.series, frame, RING_FULL)
-            return None
+            self.drop(source.endpoint, source.series, frame, reason or RING_FULL)
+            return Fate.DROPPED
         self._lives += 1
         block = Block(frame, offset, size, encoding, self._lives)
         self._held[offset] = (source, block)
@@ -87,6 +116,34 @@ class IngestCore:
         if len(blocks) >= self._group:
             self._full.append(self._announce(source, self._waiting.pop(source)))
         return offset
+
+    def _misfit(self, size: int) -> str | None:
+        return TOO_LARGE if size + PADDING > self.arena.size else None
+
+    def _refuse(self, series: Series | None, frame: int, size: int, now: float) -> str | None:
+        """Return why a frame isn't to go into the ring, if so."""
+        if self._drop_every and (frame // self._drop_group) % self._drop_every == self._drop_every - 1:
+            return CHAOS
+        misfit = self._misfit(size)
+        if misfit is not None or series is None:
+            return misfit
+        verdict = series.decimator.follow(frame, size, now)
+        if verdict is None:
+            verdict = series.decimator.choose(frame, self.load, self._taken(now), now)
+        return {Verdict.LIVE: None, Verdict.DECIMATED: DECIMATED, Verdict.NO_ROOM: RING_FULL}[verdict]
+
+    def _taken(self, now: float) -> float:
+        """Return the bytes that are taken, or will be by batches that are coming in."""
+        return self.arena.used + sum(series.decimator.reserved(now) for series in self.claims)
+
+    def fetches(self, endpoint: str, now: float) -> bool:
+        """Return whether to fetch from a detector: always, but for one that can wait while there is little room."""
+        series = self.claims.newest(endpoint)
+        if series is None or series.claim.policy != "block":
+            return True
+        limit = BLOCK_AT if series.blocked_since is None else RESUME_AT
+        series.wait(self.arena.used > limit * self.arena.size, now)
+        return series.blocked_since is None
 
     def drop(self, endpoint: str, series: int, frame: int, reason: str) -> None:
         """Let a frame go, and note it."""
@@ -99,7 +156,7 @@ class IngestCore:
         if series >= 0 and frame >= 0:
             self.drop(endpoint, series, frame, MALFORMED)
 
-    def free(self, ring: str, offsets: Sequence[int], lives: Sequence[int]) -> None:
+    def free(self, ring: str, offsets: Sequence[int], lives: Sequence[int], now: float) -> None:
         """Take blocks back. What isn't held, has another life or is of a former ring is counted and left alone."""
         if len(lives) != len(offsets):
             self.stray_frees += len(offsets)
@@ -111,6 +168,7 @@ class IngestCore:
                 continue
             del self._held[offset]
             self.arena.release(offset)
+            self.load.freed(held[1].size, now)
 
     def summary(self) -> dict[str, Any]:
         """Return how full the ring is, in bytes, and what came since this process began."""
@@ -176,6 +234,10 @@ class IngestCore:
             for source, blocks in by_source.items()
             for start in range(0, len(blocks), self._group)
         ]
+
+    def gauge(self, session: int, now: float) -> Gauge:
+        """Return what becomes of each series."""
+        return Gauge(session, self.claims.gauges(now))
 
     def _announce(self, source: Source, blocks: list[Block]) -> Frames:
         return Frames(source.endpoint, source.series, self.ring, source.shape, source.dtype, blocks)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
+import msgspec
 import zmq
+from msgspec import Struct
 from zmq.utils.monitor import parse_monitor_message
 
 from . import sockets
@@ -25,6 +27,17 @@ PATIENCE: Final = 1.0
 """Seconds after a connection ended until one that doesn't come back by itself is made anew."""
 
 _WATCHED: Final = zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECTED | zmq.EVENT_CONNECT_DELAYED | zmq.EVENT_CONNECT_RETRIED
+
+
+class Streamed(Protocol):
+    """What every codec calls a frame."""
+
+    series: int
+    frame: int
+    shape: tuple[int, ...]
+    dtype: str
+    encoding: str
+    blob: Any
 
 
 class Pull:
@@ -53,6 +66,10 @@ class Pull:
         self.protocol = protocol
         self.read = importlib.import_module(f"{__package__}.wire.{CODECS[protocol]}").Decoder().decode
         """What makes a message of parts; one for all connections, since some streams number their series by it."""
+        self.in_hand: Streamed | None = None
+        """A frame that was received and finds no room; nothing more is received before it has."""
+        self.polled = True
+        """Whether anybody waits for the socket."""
         self.renewed = 0
         """How often the connection was made anew."""
         self._context = context
@@ -107,3 +124,25 @@ def _close(made: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
     made.disable_monitor()
     monitor.close(0)
     made.close(0)
+
+
+class _Identity(Struct):
+    series: int = -1
+    frame: int = -1
+
+
+_identity: msgspec.json.Decoder[_Identity] = msgspec.json.Decoder(_Identity)
+
+
+def identity(parts: Sequence[Any]) -> tuple[int, int]:
+    """Return series and frame of a message that can't be read, as far as they can be; −1 where they can't.
+
+    >>> identity([b'{"htype":"dimage-1.0","series":12,"frame":7}', b"garbage"]), identity([b"garbage"])
+    ((12, 7), (-1, -1))
+    """
+    try:
+        known = _identity.decode(parts[0]) if parts else _Identity()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        known = _Identity()
+    in_bounds = 0 <= known.series < 2**62 and 0 <= known.frame < 2**40
+    return (known.series, known.frame) if in_bounds else (-1, -1)

@@ -53,6 +53,8 @@ class Arena:
         self._starts = [0]
         self._lengths = [self.size]
         self._held: dict[int, int] = {}
+        self.used = 0
+        """Bytes in use, padding included."""
 
     def allocate(self, size: int) -> int | None:
         """Return the offset of ``size`` bytes that nobody else has, or None: no gap is that long."""
@@ -68,6 +70,7 @@ class Arena:
                     self._starts[place] += need
                     self._lengths[place] -= need
                 self._held[offset] = need
+                self.used += need
                 return offset
         return None
 
@@ -76,6 +79,7 @@ class Arena:
         length = self._held.pop(offset, None)
         if length is None:
             return False
+        self.used -= length
         place = bisect_left(self._starts, offset)
         if place < len(self._starts) and offset + length == self._starts[place]:
             length += self._lengths[place]
@@ -96,11 +100,6 @@ class Arena:
     def gaps(self) -> list[tuple[int, int]]:
         """Offset and length of every free stretch, ascending, never touching."""
         return list(zip(self._starts, self._lengths, strict=True))
-
-    @property
-    def used(self) -> int:
-        """Bytes in use, padding included."""
-        return sum(self._held.values())
 
 
 class Ring:

@@ -26,6 +26,7 @@ from haltere.workers.sink_core import Send as SinkSend
 from haltere.workers.wire.messages import (
     Beat,
     Block,
+    Claim,
     Connect,
     Dropped,
     Frames,
@@ -250,9 +251,9 @@ class Ingest(Process):
 
     def land(self, source: Source, frame: int, data: bytes) -> None:
         """Take a frame from a detector's stream."""
-        offset = self.core.place(source, frame, SIZE, "none")
-        if offset is not None:
-            self.memory.write(offset, data)
+        place = self.core.place(source, frame, SIZE, "none", self.world.now)
+        if isinstance(place, int):
+            self.memory.write(place, data)
             self.world.checks.landed(source, frame)
         self._tell(self.core.take(everything=False))
         self._soon()
@@ -267,9 +268,12 @@ class Ingest(Process):
         message = decode(parts[0])
         if isinstance(message, Free):
             before = self.core.arena.held
-            self.core.free(message.ring, message.offsets, message.lives)
+            self.core.load.waiting(message.queued, self.world.now)
+            self.core.free(message.ring, message.offsets, message.lives, self.world.now)
             for offset in before.keys() - self.core.arena.held.keys():
                 self.memory.scribble(offset, SIZE)
+        elif isinstance(message, Claim):
+            self.core.claim(message)
         elif isinstance(message, Connect):
             if message.endpoint not in self.endpoints:
                 self.endpoints.add(message.endpoint)
@@ -311,7 +315,7 @@ class Ingest(Process):
         self._say(Hello(1, "ingest", self.name, self._session))
 
     def _beat(self) -> None:
-        self._say(Beat(self._session))
+        self._say(self.core.gauge(self._session, self.world.now))
         self._soon()
 
 

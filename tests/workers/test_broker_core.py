@@ -15,6 +15,7 @@ from haltere.workers.wire.messages import (
     Beat,
     Block,
     Bye,
+    Claim,
     Connect,
     Credit,
     Damaged,
@@ -24,6 +25,7 @@ from haltere.workers.wire.messages import (
     FileSpan,
     Frames,
     Free,
+    Gauge,
     Hello,
     InputSpec,
     LiveLane,
@@ -32,6 +34,7 @@ from haltere.workers.wire.messages import (
     RecipeSpec,
     RunClose,
     RunOpen,
+    SeriesGauge,
     Status,
     StatusReply,
     StreamOpen,
@@ -718,6 +721,38 @@ def test_the_ingest_is_told_what_to_pull_whoever_came_first(bench: Bench) -> Non
     assert bench.take(Connect) == [connect]
     bench.hear(b"other", Hello(1, "ingest", "other", 1))
     assert bench.take(Connect) == [(b"other", connect[1])]
+
+
+def test_the_ingest_is_told_how_to_treat_a_series_until_it_says_that_it_does(bench: Bench) -> None:
+    bench.ingest()
+    bench.sink(RunOpen, "run", "processed", b'{"shape": [40, 60]}')
+    recipes = [RecipeSpec("xrd", "azimuthal", b"{}")]
+    bench.sink(StreamOpen, "run", "eiger", "cfg", BATCH, [IMAGE], recipes, LANE, "spill")
+    claim = Claim(LANE.endpoint, LANE.series, "run", "eiger", LANE.key, BATCH, "spill", 60)
+    assert bench.take(Claim) == [(b"ingest", claim)]
+    bench.hear(b"ingest", Gauge(1, []))
+    assert bench.take(Claim) == [(b"ingest", claim)]
+    bench.hear(b"ingest", Gauge(1, [SeriesGauge(LANE.endpoint, LANE.series, 0.25, 1500)]))
+    assert bench.take(Claim) == []
+    stream = bench.core.snapshot()["runs"]["run"]["streams"]["eiger"]
+    assert (stream["policy"], stream["kept"], stream["blocked_s"]) == ("spill", 0.25, 1.5)
+    bench.hear(b"other", Hello(1, "ingest", "other", 1))
+    assert bench.take(Claim) == [(b"other", claim)]
+
+
+def test_a_gauge_of_a_session_that_is_not_known_makes_the_ingest_begin_anew(bench: Bench) -> None:
+    bench.hear(b"ingest", Gauge(7, []))
+    assert bench.take(Welcome) == [(b"ingest", Welcome(1, 1000, 0, 0))]
+
+
+def test_with_freed_blocks_goes_word_of_the_batches_that_wait(bench: Bench) -> None:
+    bench.ingest()
+    bench.open()
+    bench.worker(credit=1)
+    bench.frames(*range(12))
+    bench.done([(0, 4)])
+    (freed,) = bench.take(Free)
+    assert freed[1].queued == 2
 
 
 def test_the_sink_is_asked_at_the_start_and_when_it_is_silent(bench: Bench) -> None:

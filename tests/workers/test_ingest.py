@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +20,12 @@ import zmq
 from haltere.workers.ring import FOLDER, RingView
 from haltere.workers.wire import simplon
 from haltere.workers.wire.messages import (
+    Claim,
     Connect,
     Dropped,
     Frames,
     Free,
+    Gauge,
     Hello,
     Message,
     Welcome,
@@ -34,9 +37,9 @@ SHAPE = (16, 20)
 AnyM = TypeVar("AnyM", bound=Message)
 
 
-def image(frame: int, series: int = 12) -> simplon.Image:
-    pixels = np.random.default_rng(frame).integers(0, 60000, SHAPE, dtype="<u2")
-    return simplon.Image(series, frame, SHAPE, "<u2", "none", pixels.tobytes(), 0, 1, 1)
+def image(frame: int, series: int = 12, shape: tuple[int, int] = SHAPE) -> simplon.Image:
+    pixels = np.random.default_rng(frame).integers(0, 60000, shape, dtype="<u2")
+    return simplon.Image(series, frame, shape, "<u2", "none", pixels.tobytes(), 0, 1, 1)
 
 
 @dataclass
@@ -179,6 +182,60 @@ def test_a_full_ring_drops_and_says_so_while_the_detector_is_still_drained(make_
     bench.say(Free(bench.ready["ring"], [first.offset], [first.life]))
     bench.push(1000)
     assert 1000 in bench.frames(len(kept) + 1)
+
+
+def test_of_a_claimed_series_whole_batches_are_left_out(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(ring_bytes=1 << 16)
+    bench.connect()
+    bench.say(Claim(bench.endpoint, 12, "run", "eiger", "eiger_image", 10, "drop", 50))
+    bench.hear(Gauge, lambda gauges: any(gauge.series for gauge in gauges))
+    bench.push(*range(300))
+
+    def dropped() -> dict[str, int]:
+        heard = [message for message in bench.heard if isinstance(message, Dropped)]
+        return {message.reason: sum(b - a for each in heard for a, b in each.ranges) for message in heard}
+
+    kept = bench.frames(1)
+    bench.hear(Dropped, lambda _: len(bench.frames(1)) + sum(dropped().values()) == 300)
+    kept = bench.frames(1)
+    assert len(kept) % 10 == 0
+    assert "decimated" in dropped()
+
+
+def test_a_detector_that_can_wait_has_to_and_others_go_on(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(ring_bytes=1 << 20, rcvhwm=2)
+    bench.connect()
+    bench.say(Claim(bench.endpoint, 12, "run", "eiger", "eiger_image", 10, "block"))
+    bench.hear(Gauge, lambda gauges: any(gauge.series for gauge in gauges))
+    shape, total = (256, 512), 120  # of a quarter of a megabyte: three fill the ring, the sockets hold some
+    sent = threading.Thread(
+        target=lambda: [
+            bench.detector.send_multipart(simplon.encode(image(frame, shape=shape))) for frame in range(total)
+        ]
+    )
+    bench.detector.sndhwm = 2
+    bench.detector.sndtimeo = 60_000
+    sent.start()
+    bench.hear(Gauge, lambda gauges: any(each.blocked_ms > 100 for gauge in gauges for each in gauge.series))
+    assert sent.is_alive()
+    waiting = {block.frame: block for message in bench.hear(Frames) for block in message.blocks}
+    with zmq.Context() as context, context.socket(zmq.PUSH) as other:
+        port = other.bind_to_random_port("tcp://127.0.0.1")
+        bench.say(Connect(f"tcp://127.0.0.1:{port}", "simplon-1"))
+        other.send_multipart(simplon.encode(image(7, 99, shape)))
+        other.send_multipart(simplon.encode(image(8, 99, shape)))
+        named = bench.hear(Dropped, lambda messages: any(message.series == 99 for message in messages))
+        other.close(0)
+    got: list[int] = []
+    while len(got) < total:
+        blocks = list(waiting.values()) or [block for each in bench.hear(Frames) for block in each.blocks]
+        waiting.clear()
+        bench.heard.clear()
+        got += [block.frame for block in blocks]
+        bench.say(Free(bench.ready["ring"], [block.offset for block in blocks], [block.life for block in blocks]))
+    sent.join()
+    assert got == list(range(total))
+    assert not [message for message in named if message.series == 12]
 
 
 def test_a_broker_that_starts_anew_hears_of_every_block_again(make_bench: Callable[..., Bench]) -> None:

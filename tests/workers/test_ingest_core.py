@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from haltere.workers.ingest_core import CHAOS, MALFORMED, RING_FULL, IngestCore, Source
+from haltere.workers.ingest_core import (
+    CHAOS,
+    DECIMATED,
+    MALFORMED,
+    RING_FULL,
+    TOO_LARGE,
+    Fate,
+    IngestCore,
+    Source,
+)
+from haltere.workers.ingest_series import MAX_CLAIMS, MAX_GAUGED
 from haltere.workers.intervals import IntervalSet
-from haltere.workers.wire.messages import Dropped, Frames, decode, encode
+from haltere.workers.wire.messages import Claim, Dropped, Frames, Policy, decode, encode
 
 EIGER = Source("tcp://127.0.0.1:9999", 12, (514, 1030), "<u2")
 RING = "haltere-1-0"
 
 
-def core(size: int = 1 << 20, **keywords: int) -> IngestCore:
-    return IngestCore(RING, size, **keywords)
+class Ingest:
+    """A core whose clock stands still unless it is set."""
+
+    def __init__(self, size: int, **keywords: int) -> None:
+        self.core = IngestCore(RING, size, **keywords)
+        self.now = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.core, name)
+
+    def place(self, source: Source, frame: int, size: int, encoding: str) -> int | None:
+        """Return the frame's offset, None if it is dropped."""
+        place = self.core.place(source, frame, size, encoding, self.now)
+        assert place is not Fate.WAIT
+        return None if isinstance(place, Fate) else place
+
+    def free(self, ring: str, offsets: list[int], lives: list[int]) -> None:
+        """Give blocks back."""
+        self.core.free(ring, offsets, lives, self.now)
+
+
+def core(size: int = 1 << 20, **keywords: int) -> Ingest:
+    return Ingest(size, **keywords)
 
 
 def announced(messages: list[Frames | Dropped]) -> list[int]:
@@ -73,6 +107,75 @@ def test_a_free_of_a_blocks_former_life_is_void() -> None:
     ingest.free(RING, [offset], [2, 3])
     assert ingest.stray_frees == 4
     assert ingest.place(EIGER, 2, 800, "none") is None
+
+
+def claim(policy: Policy, batch: int = 4) -> Claim:
+    return Claim(EIGER.endpoint, EIGER.series, "run", "eiger", "eiger_image", batch, policy)
+
+
+def test_of_a_series_that_a_run_has_claimed_whole_batches_are_dropped() -> None:
+    ingest = core(20 * 1024)
+    ingest.claim(claim("drop"))
+    for frame in range(100):
+        ingest.now = frame * 0.01
+        ingest.place(EIGER, frame, 960, "none")
+    messages = ingest.take(everything=True)
+    kept = announced(messages)
+    assert 12 <= len(kept) <= 20
+    assert kept == [
+        frame for number in sorted({frame // 4 for frame in kept}) for frame in range(4 * number, 4 * number + 4)
+    ]
+    assert set(dropped(messages)) <= {DECIMATED, RING_FULL}
+
+
+def test_a_batch_that_lost_a_frame_is_not_worth_more_room() -> None:
+    ingest = core(6 * 1024)
+    ingest.claim(claim("drop"))
+    fates = [ingest.place(EIGER, frame, size, "none") for frame, size in enumerate([960, 960, 5000, 10])]
+    assert [fate is not None for fate in fates] == [True, True, False, False]
+    assert dropped(ingest.take(everything=True)) == {RING_FULL: [(2, 4)]}
+
+
+def test_a_detector_that_can_wait_is_made_to_and_loses_nothing() -> None:
+    ingest = core(20 * 1024).core
+    ingest.claim(claim("block"))
+    offsets = []
+    for frame in range(20):
+        offset = ingest.place(EIGER, frame, 960, "none", 0.0)
+        assert isinstance(offset, int)
+        offsets.append(offset)
+    assert not ingest.fetches(EIGER.endpoint, 1.0)
+    assert ingest.fetches("tcp://another", 1.0)
+    assert ingest.place(EIGER, 20, 960, "none", 1.0) is Fate.WAIT
+    ingest.free(RING, offsets[:2], [1, 2], 2.0)
+    assert not ingest.fetches(EIGER.endpoint, 2.0), "it would have to wait again at once"
+    ingest.free(RING, offsets[2:4], [3, 4], 3.0)
+    assert ingest.fetches(EIGER.endpoint, 3.0)
+    assert isinstance(ingest.place(EIGER, 20, 960, "none", 3.0), int)
+    (gauge,) = ingest.gauge(7, 3.0).series
+    assert gauge.blocked_ms == 2000
+    assert (ingest.frames, ingest.dropped) == (21, {})
+
+
+def test_a_frame_that_no_ring_of_this_size_can_hold_waits_for_none() -> None:
+    ingest = core(2048)
+    ingest.claim(claim("block"))
+    assert ingest.place(EIGER, 0, 4000, "none") is None
+    assert dropped(ingest.take(everything=True)) == {TOO_LARGE: [(0, 1)]}
+
+
+def test_a_claim_said_again_changes_nothing_and_old_ones_are_forgotten() -> None:
+    ingest = core().core
+    ingest.claim(claim("block"))
+    for frame in range(5):
+        ingest.place(EIGER, frame, 64, "none", 0.0)
+    first = ingest.claims.get(EIGER.endpoint, EIGER.series)
+    ingest.claim(claim("block"))
+    assert ingest.claims.get(EIGER.endpoint, EIGER.series) is first
+    for series in range(100, 400):
+        ingest.claim(replace(claim("drop"), series=series))
+    assert len(list(ingest.claims)) == MAX_CLAIMS
+    assert len(ingest.gauge(7, 0.0).series) == MAX_GAUGED
 
 
 def test_chaos_drops_the_same_groups_on_every_run() -> None:

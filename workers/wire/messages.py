@@ -11,9 +11,11 @@ Expect       dispatcher → sink → broker               these frames exist, an
 RunClose     dispatcher → sink → broker               the run has ended; this many frames were promised
 Ack          sink → dispatcher                        your control messages up to this one are on disk
 Connect      broker → ingest                          pull frames from this endpoint
+Claim        broker → ingest                          this series is of that run: so treat its frames
 Frames       ingest → broker                          these frames are in the ring, there
 Dropped      ingest → broker                          these frames came and were let go, for this reason
 Free         broker → ingest                          these blocks of the ring may be reused
+Gauge        ingest → broker                          I live; so I treat the series that you claimed
 Credit       worker → broker                          I take work up to this many units in all
 Work         broker → worker                          reduce this batch
 Beat         worker → broker                          I live; this is what I execute
@@ -213,6 +215,23 @@ class Connect(Message, frozen=True, tag="CONNECT"):
     protocol: Name
 
 
+class Claim(Message, frozen=True, tag="CLAIM"):
+    """``series`` is the ``stream`` of a run: treat its frames by ``policy``. Until this is said they are dropped.
+
+    ``batch`` : frames in a batch; ``row`` : frames in a row of the scan, 0 if it has none: so that what is left out
+    can be whole batches, spread evenly. ``key`` is the data key that a frame is.
+    """
+
+    endpoint: Annotated[str, Meta(max_length=256)]
+    series: Serial
+    run: Uid
+    stream: Name
+    key: Name
+    batch: BatchSize
+    policy: Policy
+    row: Index = 0
+
+
 class Block(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """One frame's bytes in the ring: ``Block(4031, 8388608, 310214, "bslz4", 5120)``.
 
@@ -239,7 +258,7 @@ class Frames(Message, frozen=True, tag="FRAMES"):
 
 
 class Dropped(Message, frozen=True, tag="DROPPED"):
-    """Frames of ``series`` came and were let go: ``reason`` is e.g. ``"ring-full"`` or ``"chaos"``."""
+    """Frames of ``series`` came and were let go: ``reason`` is e.g. ``"ring-full"`` or ``"decimated"``."""
 
     endpoint: Annotated[str, Meta(max_length=256)]
     series: Serial
@@ -250,12 +269,29 @@ class Dropped(Message, frozen=True, tag="DROPPED"):
 class Free(Message, frozen=True, tag="FREE"):
     """These blocks of the ring, by their offsets and lives, may be reused: ``Free("haltere-7-0", [0, 192], [1, 2])``.
 
-    Of a block that has another life by now the message is void.
+    Of a block that has another life by now the message is void. ``queued`` batches in rings wait for a worker.
     """
 
     ring: Name
     offsets: Annotated[list[Index], Meta(max_length=4096)]
     lives: Annotated[list[Serial], Meta(max_length=4096)]
+    queued: Index = 0
+
+
+class SeriesGauge(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """Of a claimed series ``kept`` is the part of its batches that goes live now; so long its detector had to wait."""
+
+    endpoint: Annotated[str, Meta(max_length=256)]
+    series: Serial
+    kept: Annotated[float, Meta(ge=0, le=1)]
+    blocked_ms: Serial = 0
+
+
+class Gauge(Message, frozen=True, tag="GAUGE"):
+    """I live, and treat these series so. A claim that isn't among them was lost."""
+
+    session: Serial
+    series: Annotated[list[SeriesGauge], Meta(max_length=64)]
 
 
 # --- work ------------------------------------------------------------------------------------------------------------
@@ -440,9 +476,11 @@ AnyMessage = (
     | RunClose
     | Ack
     | Connect
+    | Claim
     | Frames
     | Dropped
     | Free
+    | Gauge
     | Credit
     | Work
     | Beat
