@@ -1,17 +1,8 @@
-"""The worker without its sockets and its child: credit, what is to be done, what waits for the sink's word.
-
-A unit of work goes through here like this::
-
-    WORK ──► waiting ──(the reducer takes it)──► running ──(reduced)──► kept ──(DONE: it is on disk)──► forgotten
-                                                    │                  │
-                                                    │                  └──(the sink refuses it)──► NACK
-                                                    └──(it can't be read, or the reducer died)──► NACK
-"""
+"""The worker without its sockets and its child: credit, what is to be done, what waits for the sink's word."""
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from .wire.messages import (
@@ -29,6 +20,7 @@ from .wire.messages import (
     Welcome,
     Work,
 )
+from .worker_unit import RESEND, Unit, UnitEvent
 
 PREFETCH: Final = 2
 """Units on hand: one being reduced, one to go on with."""
@@ -38,10 +30,6 @@ MAX_KEPT: Final = 64
 
 MAX_KEPT_BYTES: Final = 256 << 20
 MAX_STREAMS: Final = 256
-RESEND: Final = 1.0
-"""Seconds until a result that the sink hasn't confirmed is sent again; doubled each time, up to MAX_RESEND."""
-
-MAX_RESEND: Final = 8.0
 ABANDON: Final = 600.0
 """Seconds until a result that no sink wants is let go: its run is unknown there."""
 
@@ -67,17 +55,6 @@ class ToSink(NamedTuple):
 Action = ToBroker | ToSink
 
 
-@dataclass(slots=True)
-class Kept:
-    """A result that isn't known to be on disk."""
-
-    message: Result
-    payload: Any
-    made: float
-    sent: float
-    pause: float = RESEND
-
-
 class WorkerCore:
     """Messages and the reducer's answers go in, messages come out.
 
@@ -101,9 +78,9 @@ class WorkerCore:
         self._epoch = -1
         self._got = 0
         self._limit = 0
-        self._waiting: deque[tuple[int, Work]] = deque()  # with the session that they came in
-        self._running: deque[tuple[int, Work]] = deque()
-        self._kept: OrderedDict[tuple[str, str, str, int], Kept] = OrderedDict()
+        self._waiting: deque[Unit] = deque()
+        self._running: deque[Unit] = deque()
+        self._kept: OrderedDict[tuple[str, str, str, int], Unit] = OrderedDict()
         self._kept_bytes = 0
         self._beaten = now
         self._greeted = float("-inf")
@@ -128,7 +105,7 @@ class WorkerCore:
                 # Its STREAM_OPEN was lost; a new session makes the broker send it again, and the work too.
                 self.counts["work of an unknown stream"] += 1
                 return self._begin_session(now)
-            self._waiting.append((self.session, message))
+            self._waiting.append(Unit(message, self.session))
         else:
             self.counts["unexpected"] += 1
         return []
@@ -140,7 +117,7 @@ class WorkerCore:
                 key = message.run, message.stream, message.cfg
                 # As many steps as results are kept, not as the range is long.
                 for kept in [k for k in self._kept if k[:3] == key and first <= k[3] < stop]:
-                    self._kept_bytes -= len(self._kept.pop(kept).payload)
+                    self._let_go(kept, UnitEvent.CONFIRMED)
             return self._grant()
         if isinstance(message, Nack):
             return self._refused(message)
@@ -150,9 +127,9 @@ class WorkerCore:
 
     def _refused(self, nack: Nack) -> list[Action]:
         """Let go of a result that the sink will never take: the broker decides what becomes of its batch."""
-        for key, kept in self._kept.items():
-            if kept.message.token == nack.token:
-                self._kept_bytes -= len(self._kept.pop(key).payload)
+        for key, unit in self._kept.items():
+            if unit.work.token == nack.token:
+                self._let_go(key, UnitEvent.DECLINED)
                 self.counts["results that the sink refused"] += 1
                 return [ToBroker(nack), *self._grant()]
         return []
@@ -163,26 +140,36 @@ class WorkerCore:
         """Return the next unit for the reducer, None if there is none."""
         if not self._waiting:
             return None
-        self._running.append(self._waiting.popleft())
-        return self._running[-1][1]
+        unit = self._waiting.popleft()
+        unit.move(UnitEvent.TAKEN)
+        self._running.append(unit)
+        return unit.work
 
     def reduced(self, result: Result, payload: Any, cpu_us: int, now: float) -> list[Action]:
         """Take a result; it is kept until the sink says that it is on disk."""
-        self._end(result.token)
+        unit = self._end(result.token)
+        if unit is None:
+            self.counts["answers to no question"] += 1
+            return self._grant()
         self.frames += result.n
         self.reduce_us += cpu_us
-        key = result.run, result.stream, result.cfg, result.first
-        if key in self._kept:
-            self._kept_bytes -= len(self._kept.pop(key).payload)
-        self._kept[key] = Kept(result, payload, now, now)
+        if unit.key in self._kept:
+            self._let_go(unit.key, UnitEvent.REPLACED)
+        unit.keep(result, payload, now)
+        self._kept[unit.key] = unit
         self._kept_bytes += len(payload)
         return [ToSink(result, payload), *self._grant()]
 
-    def failed(self, nack: Nack) -> list[Action]:
+    def failed(self, nack: Nack, event: UnitEvent = UnitEvent.FAILED) -> list[Action]:
         """Take word that a unit can't be done."""
         self.counts["NACK"] += 1
-        mine = self._end(nack.token)
-        return [ToBroker(nack), *self._grant()] if mine else self._grant()
+        unit = self._end(nack.token)
+        if unit is None:
+            self.counts["answers to no question"] += 1
+            return self._grant()
+        unit.move(event)
+        # Of a former session's the broker doesn't hold that it is here.
+        return [ToBroker(nack), *self._grant()] if unit.session == self.session else self._grant()
 
     def died(self, reason: str, frame: int) -> list[Action]:
         """Take word that the reducer died; ``frame`` is the one it was at if it went one by one, else −1.
@@ -192,11 +179,13 @@ class WorkerCore:
         self.counts["reducer died"] += 1
         if not self._running:
             return []
-        _, work = self._running[0]
+        work = self._running[0].work
         nack = Nack(work.run, work.stream, work.first, work.n, work.token, frame, reason[:500], False)
-        out = self.failed(nack)
-        self._waiting.extendleft(reversed(self._running))
-        self._running.clear()
+        out = self.failed(nack, UnitEvent.DIED)
+        while self._running:
+            unit = self._running.pop()
+            unit.move(UnitEvent.SPARED)
+            self._waiting.appendleft(unit)
         return out
 
     # --- time --------------------------------------------------------------------------------------------------------
@@ -215,21 +204,18 @@ class WorkerCore:
             out.append(ToSink(self._hello()))
         if self._epoch >= 0 and now - self._beaten >= BEAT_EVERY:
             self._beaten = now
-            busy = self._running[0][1].token if self._running else -1
-            held = [work.token for _, work in (*self._running, *self._waiting)]
-            held += [kept.message.token for kept in self._kept.values()]
+            busy = self._running[0].work.token if self._running else -1
+            held = [unit.work.token for unit in (*self._running, *self._waiting, *self._kept.values())]
             out.append(ToBroker(Beat(self.session, busy, self._got, self.frames, self.reduce_us, held)))
             if self._limit:
                 out.append(ToBroker(Credit(self.session, self._limit)))  # the one before may have been lost
-        for key, kept in list(self._kept.items()):
-            if now - kept.made > ABANDON:
+        for key, unit in list(self._kept.items()):
+            if now - unit.kept.made > ABANDON:
                 self.counts["results that no sink wanted"] += 1
-                self._kept_bytes -= len(self._kept.pop(key).payload)
-            elif now - kept.sent >= kept.pause:
-                kept.sent = now
-                kept.pause = min(2 * kept.pause, MAX_RESEND)
+                self._let_go(key, UnitEvent.UNWANTED)
+            elif unit.due(now):
                 self.counts["resent"] += 1
-                out.append(ToSink(kept.message, kept.payload))
+                out.append(ToSink(unit.kept.message, unit.kept.payload))
         return [*out, *self._grant()]
 
     def unsent(self, action: Action) -> None:
@@ -242,14 +228,14 @@ class WorkerCore:
             else:
                 self._greeted = float("-inf")
         if isinstance(message, Result):
-            kept = self._kept.get((message.run, message.stream, message.cfg, message.first))
-            if kept is not None:
-                kept.pause = RESEND
+            unit = self._kept.get((message.run, message.stream, message.cfg, message.first))
+            if unit is not None:
+                unit.pause = RESEND
 
     def leave(self) -> list[Action]:
         """Give back what isn't begun: the worker ends."""
         self.willing = False
-        self._waiting.clear()
+        self._drop_waiting()
         return [ToBroker(Bye(self.session))]
 
     @property
@@ -260,7 +246,7 @@ class WorkerCore:
     @property
     def running(self) -> Work | None:
         """The unit that the reducer is at."""
-        return self._running[0][1] if self._running else None
+        return self._running[0].work if self._running else None
 
     @property
     def in_hand(self) -> int:
@@ -286,7 +272,7 @@ class WorkerCore:
         self.session += 1
         self._epoch = -1
         self._got = self._limit = 0
-        self._waiting.clear()
+        self._drop_waiting()
         self.counts["sessions"] += 1
         return self._greet(now)
 
@@ -302,17 +288,27 @@ class WorkerCore:
         """Take more work, as far as there is room: for it, and for its results."""
         if self._epoch < 0 or not self.willing or len(self._kept) >= MAX_KEPT or self._kept_bytes >= MAX_KEPT_BYTES:
             return []
-        on_hand = sum(session == self.session for session, _ in (*self._waiting, *self._running))
+        on_hand = sum(unit.session == self.session for unit in (*self._waiting, *self._running))
         limit = self._got - on_hand + PREFETCH
         if limit <= self._limit:
             return []
         self._limit = limit
         return [ToBroker(Credit(self.session, limit))]
 
-    def _end(self, token: int) -> bool:
-        """Forget a running unit; return whether the broker still holds it to be here."""
-        for at, (session, work) in enumerate(self._running):
-            if work.token == token:
+    def _end(self, token: int) -> Unit | None:
+        """Return the running unit of that token, which runs no more."""
+        for at, unit in enumerate(self._running):
+            if unit.work.token == token:
                 del self._running[at]
-                return session == self.session
-        return False
+                return unit
+        return None
+
+    def _let_go(self, key: tuple[str, str, str, int], event: UnitEvent) -> None:
+        """Forget a result."""
+        unit = self._kept.pop(key)
+        unit.move(event)
+        self._kept_bytes -= len(unit.kept.payload)
+
+    def _drop_waiting(self) -> None:
+        while self._waiting:
+            self._waiting.popleft().move(UnitEvent.ENDED)
