@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from math import nan
 from typing import Any, Final
 
@@ -15,11 +16,58 @@ from ..workers.errors import ReductionError
 from ..workers.ledger_rows import BatchRow, ConstRow
 from ..workers.payload import unpack
 from ..workers.reducers.base import Output
+from ..workers.states import StateTable
 from ..workers.wire.messages import QUARANTINED, RecipeSpec, StreamOpen
 from .processed_keys import axis
 
 BOOKKEEPING: Final = ("frame", "status")
 """Columns that every stream has."""
+
+
+class Place(StrEnum):
+    """Where the cursor of a stream stands."""
+
+    HOLE = "at a hole"
+    THERE = "there"
+    AHEAD = "ahead"
+    APART = "apart"
+    ENDED = "ended"
+
+
+class CursorEvent(StrEnum):
+    """What happens to it."""
+
+    CAME = "came"
+    UNPROMISED = "unpromised"
+    UNPLACED = "unplaced"
+    TURN = "turn"
+    SURPLUS = "surplus"
+    COMPLETE = "complete"
+
+
+_P, _E = Place, CursorEvent
+
+CURSOR: Final = StateTable(
+    "cursor",
+    {
+        _P.HOLE: "The next batch isn't on disk.",
+        _P.THERE: "The next batch is on disk.",
+        _P.AHEAD: "It is, but no document has promised its frames: the detector may be ahead of the scan.",
+        _P.APART: "It is, but the positions of its frames aren't.",
+        _P.ENDED: "No batch is awaited any more.",
+    },
+    [
+        ([_P.HOLE], _E.CAME, _P.THERE, "The sink has committed it."),
+        ([_P.THERE], _E.UNPROMISED, _P.AHEAD, "Not all of its frames were promised."),
+        ([_P.THERE, _P.AHEAD], _E.UNPLACED, _P.APART, "A stream that gives positions isn't as far."),
+        ([_P.THERE, _P.AHEAD, _P.APART], _E.TURN, _P.HOLE, "Nothing holds it back: its documents come."),
+        ([_P.THERE, _P.AHEAD, _P.APART], _E.SURPLUS, _P.ENDED, "The run has ended before its first frame."),
+        ([_P.HOLE], _E.COMPLETE, _P.ENDED, "Every promised frame is on disk, and has had its turn."),
+    ],
+)
+
+_STANDS: Final = {CursorEvent.UNPROMISED: Place.AHEAD, CursorEvent.UNPLACED: Place.APART}
+"""Where it already stands when the same holds it back once more."""
 
 
 @dataclass(slots=True)
@@ -39,7 +87,7 @@ class Stream:
     waiting: dict[int, Page] = field(default_factory=dict)
     joined: list[Stream] | None = None
     described: bool = False
-    ended: bool = False
+    place: Place = Place.HOLE
     next: int = 0
     _kept: dict[str, array[float]] = field(default_factory=dict)
 
@@ -64,7 +112,17 @@ class Stream:
 
     def reaches(self, stop: int) -> bool:
         """Return whether the columns of frames before ``stop`` are known, as far as they ever will be."""
-        return self.next >= stop or self.ended
+        return self.next >= stop or self.place is Place.ENDED
+
+    def move(self, event: CursorEvent) -> None:
+        """Go where the table says."""
+        if _STANDS.get(event) is not self.place:
+            self.place = CURSOR.move(self.place, event)
+
+    def end(self) -> None:
+        """Await no batch any more."""
+        if self.place is not Place.ENDED:
+            self.move(CursorEvent.COMPLETE)
 
     def remember(self, page: Page) -> None:
         """Keep the page's columns for others."""
@@ -177,10 +235,10 @@ class Cursor:
         """Give every page that is left: positions that aren't there now never will be."""
         yield from self.close(totals)
         for position in self._position_streams():
-            position.ended = True
+            position.end()
         yield from self._turns()
         for stream in self.streams.values():
-            stream.ended = True
+            stream.end()
 
     @property
     def waiting(self) -> int:
@@ -201,22 +259,30 @@ class Cursor:
         while moved:
             moved = False
             for stream in self.streams.values():
-                total = self._total(stream)
-                while (page := stream.waiting.get(stream.next)) is not None:
-                    if total is not None:
-                        page.cut(total)
-                    elif page.stop > self._promised.get(stream.open.stream, 0):
-                        break
-                    joined = self._joined(stream)
-                    if any(not each.reaches(page.stop) for each in joined):
+                while stream.place is not Place.ENDED and (page := stream.waiting.get(stream.next)) is not None:
+                    if stream.place is Place.HOLE:
+                        stream.move(CursorEvent.CAME)
+                    stream.move(event := self._event(stream, page))
+                    if event is not CursorEvent.TURN:
                         break
                     del stream.waiting[stream.next]
-                    if page.stop == page.first:
-                        break  # nothing of it was promised
-                    yield Turn(stream, page, joined)
+                    yield Turn(stream, page, self._joined(stream))
                     stream.remember(page)
                     stream.next = page.stop
                     moved = True
+
+    def _event(self, stream: Stream, page: Page) -> CursorEvent:
+        """Say what becomes of the next page."""
+        total = self._total(stream)
+        if total is not None:
+            page.cut(total)
+            if page.stop == page.first:
+                return CursorEvent.SURPLUS
+        elif page.stop > self._promised.get(stream.open.stream, 0):
+            return CursorEvent.UNPROMISED
+        if all(each.reaches(page.stop) for each in self._joined(stream)):
+            return CursorEvent.TURN
+        return CursorEvent.UNPLACED
 
     def _position_streams(self) -> list[Stream]:
         return [each for each in self.streams.values() if each.columns]

@@ -139,7 +139,7 @@ class Ledger:
         elif isinstance(message, RunClose):
             totals = json.dumps({total.stream: total.n for total in message.totals})
             db.execute(
-                "update runs set closed=?, exit_status=?, stop=? where run=?",
+                "update runs set closed=?, exit_status=?, stop=? where run=? and closed is null",
                 (totals, message.exit_status, message.stop, message.run),
             )
         return True

@@ -187,6 +187,9 @@ class Sink:
             if report.error is not None:
                 self.core.nexus_errors[report.run] = report.error
         for run, error in list(self._uncompleted.items()):
+            if not self.core.finishing(run):  # it was forgotten, or is another reduction now
+                del self._uncompleted[run]
+                continue
             now = time.time()
             try:
                 self.ledger.complete(run, now, error)

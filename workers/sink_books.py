@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Final
 
 from .intervals import IntervalSet
 from .ledger_rows import Control, account, mark, stream_total
 from .reducers.base import Output
+from .states import StateTable
 from .wire.messages import STATUS_NAMES, Done, RunOpen, StreamOpen
 
 MAX_RANGES: Final = 2000
@@ -41,6 +43,45 @@ class StreamState:
     expected: IntervalSet = field(default_factory=IntervalSet)
 
 
+class Phase(StrEnum):
+    """Where a run stands."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    FINISHED = "finished"
+    COMPLETED = "completed"
+
+
+class RunEvent(StrEnum):
+    """What happens to a run."""
+
+    CLOSED = "closed"
+    REPEATED = "closed again"
+    DONE = "all done"
+    WRITTEN = "written"
+    RESTORED = "restored"
+
+
+RUN: Final = StateTable(
+    "run",
+    {
+        Phase.OPEN: "Frames of it are promised and reduced.",
+        Phase.CLOSED: "It is known how many frames there are; some aren't on disk.",
+        Phase.FINISHED: "Every promised frame is on disk; its NeXus file is being closed.",
+        Phase.COMPLETED: "The ledger has it as complete: its stop document can be written.",
+    },
+    [
+        ([Phase.OPEN], RunEvent.CLOSED, Phase.CLOSED, "It has ended, and so many frames of each stream were promised."),
+        ([Phase.CLOSED], RunEvent.REPEATED, Phase.CLOSED, "That is said again: the first word stands."),
+        ([Phase.FINISHED], RunEvent.REPEATED, Phase.FINISHED, "That is said again: the first word stands."),
+        ([Phase.COMPLETED], RunEvent.REPEATED, Phase.COMPLETED, "That is said again: the first word stands."),
+        ([Phase.CLOSED], RunEvent.DONE, Phase.FINISHED, "The last promised frame is on disk."),
+        ([Phase.FINISHED], RunEvent.WRITTEN, Phase.COMPLETED, "Its NeXus file is closed, or given up for a reason."),
+        ([Phase.OPEN, Phase.CLOSED], RunEvent.RESTORED, Phase.COMPLETED, "A new sink finds it complete in the ledger."),
+    ],
+)
+
+
 @dataclass(slots=True)
 class RunState:
     """A run as far as the ledger has it."""
@@ -50,7 +91,7 @@ class RunState:
     streams: dict[str, StreamState] = field(default_factory=dict)
     totals: dict[str, int] | None = None
     duplicates: int = 0
-    finishing: bool = False
+    phase: Phase = Phase.OPEN
     completed: float | None = None
     nexus: str | None = None
 
@@ -59,12 +100,26 @@ class RunState:
         state = self.streams.get(stream)
         return stream_total(self.totals, stream, state.expected if state is not None else None)
 
-    @property
-    def finished(self) -> bool:
-        """Whether the run was closed and every promised frame is on disk."""
-        return self.totals is not None and all(
+    def move(self, event: RunEvent) -> None:
+        """Go where the table says."""
+        self.phase = RUN.move(self.phase, event)
+
+    def close(self, totals: dict[str, int]) -> None:
+        """Take the numbers of frames that were promised in all."""
+        if self.phase is Phase.OPEN:
+            self.move(RunEvent.CLOSED)
+            self.totals = totals
+        else:
+            self.move(RunEvent.REPEATED)
+
+    def check(self) -> bool:
+        """Say whether the last promised frame has come to disk by now, which happens once."""
+        if self.phase is not Phase.CLOSED or not all(
             state.books.done.covers(0, self.total(name)) for name, state in self.streams.items()
-        )
+        ):
+            return False
+        self.move(RunEvent.DONE)
+        return True
 
     def report(self) -> dict[str, Any]:
         """Return how it stands, for JSON."""
@@ -77,6 +132,7 @@ class RunState:
         return {
             "run": self.open.run,
             "processed": self.open.processed,
+            "phase": self.phase,
             "closed": closed,
             "completed": self.completed,
             "nexus": self.nexus,

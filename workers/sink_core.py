@@ -14,7 +14,7 @@ from . import recipes
 from .errors import ReductionError, WireError
 from .intervals import IntervalSet
 from .ledger_rows import BatchRow, Control, Group, Outcome, RunRow
-from .sink_books import Books, Counters, Outputs, RunState, StreamState, dones
+from .sink_books import Books, Counters, Outputs, Phase, RunEvent, RunState, StreamState, dones
 from .sink_check import check, readable
 from .sink_group import MAX_BUFFER, MAX_CONTROLS, Grouping
 from .status_reply import status_reply
@@ -105,7 +105,9 @@ class SinkCore:
         state = self.runs.get(row.run)
         if state is not None:
             state.duplicates = row.duplicates
-            state.completed = row.completed
+            if row.completed is not None:
+                state.completed = row.completed
+                state.move(RunEvent.RESTORED)
             self._check_finished(state)
 
     # --- messages ----------------------------------------------------------------------------------------------------
@@ -290,7 +292,7 @@ class SinkCore:
         elif isinstance(message, Expect) and message.stream in run.streams:
             run.streams[message.stream].expected.add(message.first, message.stop)
         elif isinstance(message, RunClose):
-            run.totals = {total.stream: total.n for total in message.totals}
+            run.close({total.stream: total.n for total in message.totals})
 
     def _outputs(self, message: StreamOpen) -> Outputs:
         found: Outputs = {}
@@ -306,8 +308,7 @@ class SinkCore:
     # --- completion --------------------------------------------------------------------------------------------------
 
     def _check_finished(self, run: RunState) -> None:
-        if run.completed is None and not run.finishing and run.finished:
-            run.finishing = True
+        if run.check():
             self._finished.append(run.open.run)
 
     def take_finished(self) -> list[str]:
@@ -315,11 +316,14 @@ class SinkCore:
         finished, self._finished = self._finished, []
         return finished
 
+    def finishing(self, uid: str) -> bool:
+        """Say whether the run waits for its NeXus file only. One that is reduced by other recipes meanwhile doesn't."""
+        return uid in self.runs and self.runs[uid].phase is Phase.FINISHED
+
     def completed(self, uid: str, now: float) -> list[Send]:
-        """Take note that the ledger has the run as completed. ``now`` : s since 1970."""
-        run = self.runs.get(uid)
-        if run is None:
-            return []
+        """Take note that the ledger has the run, which was :meth:`finishing`, as completed. ``now`` : s since 1970."""
+        run = self.runs[uid]
+        run.move(RunEvent.WRITTEN)
         run.completed = now
         return [send for peer in self._listeners() for send in self._full(peer, run)]
 

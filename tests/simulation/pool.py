@@ -196,6 +196,9 @@ class Sink(Process):
     def _complete(self) -> None:
         while self._uncompleted:
             run = self._uncompleted[0]
+            if not self.core.finishing(run):
+                del self._uncompleted[0]
+                continue
             try:
                 self.ledger.complete(run, self.world.wall)
             except sqlite3.Error as error:

@@ -15,7 +15,7 @@ from haltere.workers.ledger import Ledger
 from haltere.workers.ledger_reader import LedgerReader
 from haltere.workers.ledger_rows import RunRow
 from haltere.workers.reducers.base import Output
-from haltere.workers.sink_books import MAX_RANGES
+from haltere.workers.sink_books import MAX_RANGES, Phase
 from haltere.workers.sink_core import SinkCore
 from haltere.workers.sink_group import GROUP_SECONDS
 from haltere.workers.wire.messages import (
@@ -249,6 +249,32 @@ def test_frames_beyond_the_total_are_answered_and_not_kept(bench: Bench) -> None
     bench.commit()
     assert bench.finished == [RUN]
     assert {name: stream["live"] for name, stream in bench.accounting().items()} == {"eiger": 6, "pilc": 6}
+
+
+def test_the_first_word_of_how_many_frames_there_are_stands(bench: Bench) -> None:
+    bench.open()
+    bench.tell(DISPATCHER, run_close(4, frames=6))
+    bench.tell(DISPATCHER, run_close(5, frames=60))
+    bench.commit()
+    run = bench.core.runs[RUN]
+    assert run.phase is Phase.CLOSED
+    assert run.totals == {"eiger": 6, "pilc": 6}
+    row = LedgerReader(bench.path).run(RUN)
+    assert row is not None
+    assert row.totals == run.totals
+    assert Bench(bench.path).core.runs[RUN].totals == run.totals
+
+
+def test_a_run_that_is_reduced_by_other_recipes_meanwhile_is_not_the_one_whose_file_was_closed(bench: Bench) -> None:
+    bench.open()
+    bench.tell(DISPATCHER, run_close(4, frames=0))
+    bench.commit()
+    assert bench.core.finishing(RUN)
+    other = msgspec.structs.replace(run_open(5), processed="another")
+    bench.tell(DISPATCHER, other)
+    bench.commit()
+    assert not bench.core.finishing(RUN)
+    assert bench.core.runs[RUN].phase is Phase.OPEN
 
 
 def test_a_run_without_a_frame_is_complete_when_it_is_closed(bench: Bench) -> None:
