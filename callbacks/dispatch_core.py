@@ -177,22 +177,24 @@ class DispatchCore:
                 inputs.append(input_spec(key, doc["data_keys"][key]))
             except (TypeError, ValueError) as error:
                 self._warn(run.uid, f"data key {key} can't be reduced: {error}")
-        good = []
+        fitting: list[Recipe] = []
         for recipe in wanted if inputs else []:
             try:
                 recipe_rules.outputs(recipe.spec(), inputs)
+                recipe_rules.check_policy(recipe, fitting)
             except ReductionError as error:
                 log.error("run %s goes on without a recipe: %s", run.uid, error)
                 continue
-            good.append(recipe.spec())
-        if not good:
+            fitting.append(recipe)
+        if not fitting:
             return None
+        good, policy = [recipe.spec() for recipe in fitting], fitting[0].policy
         live = self._live(run, device, inputs, (doc.get("configuration") or {}).get(device, {}).get("data", {}))
         cfg = recipe_rules.cfg_hash(good)
         batch, total = batch_size(run.dwell), None
         if self._reduction is not None:
             batch, total = self._reduction.batches.get(device, batch), self._reduction.totals.get(device)
-        message = StreamOpen(0, run.name, device, cfg, batch, inputs, good, live, total=total)
+        message = StreamOpen(0, run.name, device, cfg, batch, inputs, good, live, policy, total)
         try:
             decode(encode(message))
         except WireError as error:

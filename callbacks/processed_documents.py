@@ -220,7 +220,12 @@ class ProcessedDocuments:
         arrays = stream.arrays[spec.name] if self._nexus is not None else []
         for name in arrays:
             keys[name] = array_key(spec, outputs[name])
-        settings: dict[str, Any] = {"reducer": spec.reducer, "source": stream.open.stream, "cfg": _spec_cfg(spec)}
+        settings: dict[str, Any] = {
+            "reducer": spec.reducer,
+            "source": stream.open.stream,
+            "cfg": _spec_cfg(spec),
+            "policy": stream.open.policy,
+        }
         setting_keys: dict[str, Document] = {
             name: {"source": f"recipe:{spec.name}", "dtype": "string", "shape": []} for name in settings
         }

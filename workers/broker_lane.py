@@ -72,6 +72,7 @@ class Lane:
         self._came = Marks(late)
         self._promised = Marks(quiet)
         self._gone = IntervalSet()
+        self._why: dict[str, IntervalSet] = {}
         self._last = now
         self._closed: float | None = None
 
@@ -89,8 +90,11 @@ class Lane:
         """Note frames that came and were let go; those said before aren't counted again."""
         if reason not in self.dropped and len(self.dropped) >= MAX_REASONS:
             reason = "other"
+        frames = self._why.setdefault(reason, IntervalSet())
         for first, stop in ranges:
-            self.dropped[reason] += max(stop - first, 0) - self._gone.count(first, stop)
+            for start, end in self._gone.gaps(first, stop):
+                self.dropped[reason] += end - start
+                frames.add(start, end)
             self._gone.add(first, stop)
             self.came(stop - 1, now)
 
@@ -100,7 +104,12 @@ class Lane:
 
     def done(self, first: int, stop: int) -> None:
         """Forget what was dropped and is done."""
-        self._gone.discard(first, stop)
+        for frames in (self._gone, *self._why.values()):
+            frames.discard(first, stop)
+
+    def why(self, frame: int) -> str | None:
+        """Return why a frame was let go, None if it wasn't, as far as is known here."""
+        return next((reason for reason, frames in self._why.items() if frame in frames), None)
 
     def close(self, now: float) -> None:
         """Note that the run has ended: the last frames may still be on their way."""

@@ -89,7 +89,7 @@ class Stream:
     def claim(self) -> Claim | None:
         """How an ingest is to treat its frames; None if they don't come live."""
         live, opened = self.opened.live, self.opened
-        if live is None:
+        if live is None or opened.total is not None:
             return None
         where, what = (live.endpoint, live.series), (opened.run, opened.stream, live.key)
         return Claim(*where, *what, opened.batch, opened.policy, self.row)
@@ -161,10 +161,16 @@ class Stream:
         if not (self.confirmed and self.lane.settled(now)):
             return False
         batch = batch or self.batches.setdefault(number, Batch())
-        came = "it came live" if held or frame in batch.damaged else "it didn't come live"
-        came = came if self.opened.live is not None else "it has no live lane"
+        came = "it came live" if held or frame in batch.damaged else self._why_not(frame)
         batch.lose(frame, f"{came}, and no file was announced that has {', '.join(lacking)}")
         return True
+
+    def _why_not(self, frame: int) -> str:
+        """Say why a frame isn't there though it was promised."""
+        if self.opened.live is None:
+            return "it has no live lane"
+        why = self.lane.why(frame)
+        return "it didn't come live" if why is None else f"dropped: {why}"
 
     def scan(self, now: float, room: int, steps: int = 512) -> Iterator[int]:
         """Yield the batches that can go and aren't queued.

@@ -164,6 +164,19 @@ def test_a_bad_recipe_is_one_line_and_the_others_go_on(measured: Any, caplog: py
     assert "\n" not in record.message
 
 
+def test_the_policy_of_its_recipes_is_the_streams_and_one_of_another_is_left_out(
+    measured: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = [
+        {"name": name, "reducer": "columns", "source": "pilc", "policy": policy}
+        for name, policy in (("where", "spill"), ("when", "block"), ("again", "spill"))
+    ]
+    (stream,) = of(StreamOpen, dispatched(measured(recipes=own).documents()))
+    assert stream.policy == "spill"
+    assert [spec.name for spec in stream.recipes] == ["where", "again"]
+    assert "goes on without a recipe: recipe when has policy 'block', and where on the same" in caplog.text
+
+
 def test_a_recipe_that_does_not_fit_its_input_is_one_line(measured: Any, caplog: pytest.LogCaptureFixture) -> None:
     misfit = Recipe("xrd", "azimuthal", "pilc", XRD.params)
     assert [each.stream for each in of(StreamOpen, dispatched(measured().documents(), misfit, POSITIONS))] == ["pilc"]

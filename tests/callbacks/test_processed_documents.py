@@ -156,6 +156,7 @@ def test_arrays_are_read_from_the_nexus_file() -> None:
 def test_a_pattern_s_axis_stands_in_the_descriptor() -> None:
     (descriptor,) = [doc for name, doc in composed(rows()) if name == "descriptor" and doc["name"] == "xrd"]
     assert descriptor["configuration"]["xrd"]["data"]["two_theta"] == [1.0, 2.0, 3.0, 4.0]
+    assert descriptor["configuration"]["xrd"]["data"]["policy"] == "drop"
     assert descriptor["data_keys"]["intensity"]["dims"] == ["two_theta"]
 
 

@@ -403,6 +403,23 @@ def test_a_frame_that_is_nowhere_is_lost_with_the_evidence(bench: Bench) -> None
     assert work.absent[0].reason == "it didn't come live, and no file was announced that has image"
 
 
+def test_a_dropped_frame_that_no_file_has_is_lost_and_says_why(bench: Bench) -> None:
+    bench.open()
+    bench.worker()
+    bench.frames(0, 3)
+    bench.hear(b"ingest", Dropped(LANE.endpoint, 12, [(1, 2)], "ring-full"))
+    bench.hear(b"ingest", Dropped(LANE.endpoint, 12, [(1, 3)], "decimated"))
+    bench.sink(Expect, "run", "eiger", 0, 4, [])
+    bench.close(4)
+    bench.wait(1, alive=(b"w",))
+    (work,) = bench.work()
+    nowhere = "and no file was announced that has image"
+    assert [(each.frame, each.status, each.reason) for each in work.absent] == [
+        (1, LOST, f"dropped: ring-full, {nowhere}"),
+        (2, LOST, f"dropped: decimated, {nowhere}"),
+    ]
+
+
 def test_nothing_is_called_lost_while_a_document_may_be_missing(bench: Bench) -> None:
     bench.open(live=False)
     bench.worker()
