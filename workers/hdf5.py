@@ -14,6 +14,7 @@ import numpy as np
 
 from .decode import MAX_FRAME
 from .errors import FileError, FileLate
+from .hdf5_open import cut, open_hdf5
 from .reducers.base import Array, Chunk
 from .references import OpenFile, resolve
 from .wire.messages import InputSpec
@@ -52,10 +53,11 @@ class DetectorFile:
         """
         opened = resolve(uri, roots)
         try:
-            return cls(opened, _open_hdf5(opened), os.fstat(opened.fd))
+            return cls(opened, open_hdf5(opened.via, CHUNK_CACHE), os.fstat(opened.fd))
         except (OSError, RuntimeError, ValueError) as error:
+            why = cut(opened.fd) or _first_line(error)
             opened.close()
-            raise FileLate(f"{opened.path} can't be opened (yet): {_first_line(error)}") from None
+            raise FileLate(f"{opened.path} can't be opened (yet): {why}") from None
 
     def find(self, name: str) -> FrameDataset | tuple[str, str]:
         """Return the dataset of that name, or the URI and the name that an external link on the way gives."""
@@ -65,7 +67,8 @@ class DetectorFile:
             except (KeyError, OSError, RuntimeError, ValueError) as error:
                 if isinstance(error, FileError):
                     raise type(error)(f"{self.opened.path}:{name} {error}") from None
-                raise FileLate(f"{self.opened.path}:{name} can't be opened (yet): {_first_line(error)}") from None
+                why = cut(self.opened.fd) or _first_line(error)
+                raise FileLate(f"{self.opened.path}:{name} can't be opened (yet): {why}") from None
             if isinstance(found, tuple):
                 target = self.opened.path.parent / found[0]
                 self.found[name] = f"file://{quote(str(target))}", found[1]
@@ -185,22 +188,9 @@ class FrameDataset:
         try:
             self.data.id.chunk_iter(note)
         except (OSError, RuntimeError) as error:
-            raise FileError(f"{self.name}: its chunk index can't be read: {_first_line(error)}") from None
+            why = cut(self.file.opened.fd) or _first_line(error)
+            raise FileError(f"{self.name}: its chunk index can't be read: {why}") from None
         self.index = index
-
-
-def _open_hdf5(opened: OpenFile) -> h5py.File:
-    import h5py
-    import hdf5plugin  # noqa: F401 - gives HDF5 the filters that detectors use
-
-    # SWMR reads a file that grows; files in the old format can't be opened so, and need not be. Where this process
-    # has the file open already, both must say the same about locking.
-    for options in ({"swmr": True, "libver": "latest", "locking": False}, {"locking": False}):
-        try:
-            return h5py.File(opened.via, "r", rdcc_nbytes=CHUNK_CACHE, **options)
-        except (OSError, ValueError):
-            continue
-    return h5py.File(opened.via, "r", rdcc_nbytes=CHUNK_CACHE)
 
 
 def _walk(file: h5py.File, name: str) -> h5py.Dataset | tuple[str, str]:

@@ -17,6 +17,7 @@ import pytest
 from haltere.workers.decode import decode
 from haltere.workers.errors import FileError, FileLate
 from haltere.workers.files import FrameReader
+from haltere.workers.hdf5_open import cut
 from haltere.workers.reducers.base import Chunk
 from haltere.workers.wire.messages import FileSpan, InputSpec
 
@@ -63,8 +64,8 @@ def span(path: Path, dataset: str = "/entry/data/data", first: int = 0, n: int =
     return FileSpan("key", f"file://localhost{path}", dataset, first, n, offset)
 
 
-def write(path: Path, data: Any = FRAMES, chunks: Any = (1, *SHAPE), **filters: Any) -> Path:
-    with h5py.File(path, "w") as file:
+def write(path: Path, data: Any = FRAMES, chunks: Any = (1, *SHAPE), libver: Any = None, **filters: Any) -> Path:
+    with h5py.File(path, "w", libver=libver) as file:
         file.create_dataset("entry/data/data", data=data, chunks=chunks, **filters)
     return path
 
@@ -204,6 +205,54 @@ def test_a_truncated_file_is_an_error_and_not_a_short_frame(tmp_path: Path, read
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(FileError, match="ends within the chunk"):
         reader.read(span(path), [39], IMAGE)
+
+
+@pytest.mark.timeout(20)
+def test_a_file_that_was_cut_while_it_grew_says_so_at_once(tmp_path: Path, reader: FrameReader) -> None:
+    path = tmp_path / "grown.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        data = file.create_dataset(
+            "data", (0, *SHAPE), "<u2", maxshape=(None, *SHAPE), chunks=(1, *SHAPE), **hdf5plugin.Bitshuffle()
+        )
+        file.swmr_mode = True
+        for n in range(1, 400):
+            data.resize(n, 0)
+            data[n - 1] = FRAMES[n % len(FRAMES)]
+    size = path.stat().st_size
+    os.truncate(path, size // 2)
+    with pytest.raises(FileError, match=rf"chunk index can't be read: the file is cut: {size // 2} bytes of {size}"):
+        reader.read(span(path, "data", n=399), [0], IMAGE)
+    os.truncate(path, 200)
+    says = rf"can't be opened \(yet\): the file is cut: 200 bytes of {size}"
+    reader.close()  # HDF5 doesn't look anew at what this process has open
+    with pytest.raises(FileLate, match=says):
+        reader.read(span(path, "data", n=399), [0], IMAGE)
+
+
+@pytest.mark.timeout(20)
+def test_damage_in_a_files_metadata_is_an_error_and_no_wait_without_end(tmp_path: Path, reader: FrameReader) -> None:
+    path = write(tmp_path / "a.h5", libver="latest", **hdf5plugin.Bitshuffle())
+    content = bytearray(path.read_bytes())
+    for signature in (b"FAHD", b"FADB", b"EAHD", b"EADB", b"BTHD"):
+        if (at := content.find(signature)) >= 0:
+            content[at + 8] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(FileError, match="can't be"):
+        reader.read(span(path), [0], IMAGE)
+
+
+@pytest.mark.parametrize("libver", ["earliest", ("v108", "v108"), "latest"])
+def test_a_whole_file_isnt_held_to_be_cut(tmp_path: Path, libver: Any) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", libver=libver) as file:
+        file["data"] = FRAMES
+    for missing in (0, 1):
+        os.truncate(path, path.stat().st_size - missing)
+        with path.open("rb") as file:
+            assert bool(cut(file.fileno())) == bool(missing)
+    path.write_bytes(b"no HDF5 at all" * 20)
+    with path.open("rb") as file:
+        assert cut(file.fileno()) == ""
 
 
 def test_a_file_that_took_anothers_name_is_the_one_that_is_read(tmp_path: Path, reader: FrameReader) -> None:
