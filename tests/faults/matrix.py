@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from . import kills
+from . import crowds, frames, kills, storage
 from .rig import UNDISTURBED, PoolFault
 
-FAULTS: Final[tuple[PoolFault, ...]] = (UNDISTURBED, *kills.FAULTS)
+FAULTS: Final[tuple[PoolFault, ...]] = (
+    UNDISTURBED,
+    *kills.FAULTS,
+    *storage.FAULTS,
+    *frames.FAULTS,
+    *crowds.FAULTS,
+)
 
 
 def quickened(fault: PoolFault) -> PoolFault:

@@ -12,6 +12,7 @@ from event_model import DocumentNames, schema_validators
 from numpy.typing import NDArray
 
 from haltere.workers import recipes
+from haltere.workers.nexus_layout import fill_value
 from haltere.workers.wire.messages import STATUS_NAMES, InputSpec
 
 from .scan import SHAPE, SOURCES, Scan
@@ -74,7 +75,7 @@ def differing(
     scan
         What was flown.
     gone
-        Frames of each detector that gave no result: theirs must be NaN (0 where the type has none), and sums go
+        Frames of each detector that gave no result: theirs must be NaN (−1 where the type has none), and sums go
         without them.
     """
     kinds = {
@@ -95,7 +96,7 @@ def differing(
             rows = np.delete(reference["nexus/chaos/bands"], missing, 0)
             wanted = rows.sum(0)
         elif missing and kind == "nav" and what != "frame":
-            wanted[missing] = np.nan if wanted.dtype.kind == "f" else 0
+            wanted[missing] = fill_value(wanted.dtype)
         if (wanted.dtype, wanted.shape, wanted.tobytes()) != (got.dtype, got.shape, got.tobytes()):
             wrong.append(f"{name} differs")
     return wrong

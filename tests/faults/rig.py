@@ -47,11 +47,15 @@ class Rig:
         What is flown.
     catalog
         Whether the recorder writes to the catalog.
+    detectors
+        Further endpoints that the ingest pulls from.
     pool
         Further arguments of :meth:`Pool.local`.
     """
 
-    def __init__(self, site: Site, folder: Path, scan: Scan, *, catalog: bool = True, **pool: Any) -> None:
+    def __init__(
+        self, site: Site, folder: Path, scan: Scan, *, catalog: bool = True, detectors: Sequence[str] = (), **pool: Any
+    ) -> None:
         self.site = site
         self.catalog = site.server.catalog if catalog else None
         self.folder = folder
@@ -67,13 +71,12 @@ class Rig:
             self.hutch = stack.enter_context(Hutch(scan, folder / "raw", self._tell))
             self.pool = stack.enter_context(
                 Pool.local(
-                    **{"workers": 2, **pool},
+                    **{"workers": 2, "ring_bytes": 16 << 20, **pool},
                     directory=folder / "pool",
                     nexus=folder / "nexus",
                     roots=[folder / "raw"],
                     recorder=self._recorder,
-                    streams=[(self.hutch.endpoint, "simplon-1")],
-                    ring_bytes=16 << 20,
+                    streams=[(each, "simplon-1") for each in (self.hutch.endpoint, *detectors)],
                 )
             )
             self.dispatcher = Dispatcher(self.pool.endpoints.sink)
@@ -203,7 +206,7 @@ class Rig:
         assert row is not None
         report.complaints += accounts_wrong(accounting, self.scan, quarantined, lost)
         wrong = faults_of(self.heard, self.scan, accounting)
-        if again != self.heard:
+        if json.dumps(again) != json.dumps(self.heard):  # as text: NaN is no NaN
             wrong.append("a recorder that starts now tells other documents")
         report.documents = not wrong
         report.complaints += wrong[:5]
@@ -300,7 +303,7 @@ class PoolFault:
     restarts
         Processes that must have been started again, or the fault didn't happen.
     around
-        What is set up before the pool is started, given the fault's folder.
+        What is set up before the pool is started, given the fault's folder; gives further arguments of :class:`Rig`.
     check
         Says what else is wrong.
     catalog
@@ -317,12 +320,17 @@ class PoolFault:
     quarantined: Collection[int] = ()
     lost: Collection[int] = ()
     restarts: Collection[str] = ()
-    around: Callable[[Path], AbstractContextManager[Any]] = lambda folder: nullcontext()
+    around: Callable[[Path], AbstractContextManager[dict[str, Any]]] = lambda folder: nullcontext({})
     check: Callable[[Rig, Report], list[str]] = lambda rig, report: []
     catalog: bool = True
 
-    def _rig(self, site: Site, folder: Path) -> Rig:
-        return Rig(site, folder, self.scan, catalog=self.catalog, **self.pool)
+    @contextmanager
+    def _rig(self, site: Site, folder: Path) -> Iterator[Rig]:
+        with (
+            self.around(folder) as further,
+            Rig(site, folder, self.scan, catalog=self.catalog, **self.pool, **further) as rig,
+        ):
+            yield rig
 
     def run(self, site: Site) -> Report:
         """Try it."""
@@ -339,7 +347,7 @@ class PoolFault:
         began = time.monotonic()
         others = {child.pid for child in psutil.Process().children(recursive=True)}
         try:
-            with nothing_left(report, others), self.around(folder), self._rig(site, folder) as rig:
+            with nothing_left(report, others), self._rig(site, folder) as rig:
                 rig.hutch.start()
                 rig.hutch.wait_flown(round(self.at * self.scan.frames))
                 self.strike(rig)

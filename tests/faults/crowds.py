@@ -1,0 +1,183 @@
+"""Faults of too many: strangers on every socket, listeners that don't listen, frames faster than they are reduced."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import psutil
+import zmq
+
+from haltere.workers.wire import documents
+from haltere.workers.wire.messages import MAX_CONTROL, VERSION, Hello, encode
+
+from .hostile import HostileDetector, flood
+from .report import Report
+from .rig import PoolFault, Rig
+from .scan import Scan
+
+SEED: Final = 11
+
+GROWTH: Final = 100 << 20
+"""Bytes that a process may grow by, whatever is done to its sockets."""
+
+TIMES: Final = 5
+"""How many times faster frames come than they can be reduced."""
+
+WORKERS: Final = 2
+
+
+# --- strangers -------------------------------------------------------------------------------------------------------
+
+
+def besiege(rig: Rig) -> None:
+    """Attack every socket that listens until the flight is over."""
+    server = urlsplit(rig.site.server.catalog.uri)
+    targets = {
+        "broker": (rig.pool.endpoints.broker, MAX_CONTROL),
+        "sink": (rig.pool.endpoints.sink, None),
+        "recorder": (rig.pool.endpoints.recorder, MAX_CONTROL),
+        "catalog": (f"tcp://{server.hostname}:{server.port}", MAX_CONTROL),
+    }
+    over = threading.Event()
+    blows: dict[str, int] = {}
+
+    def attack(name: str, endpoint: str, most: int | None) -> None:
+        for seed in range(SEED, SEED + 1000):
+            if over.is_set():
+                return
+            done = flood(endpoint, 0.5, seed, **({} if most is None else {"most": most}))
+            blows[name] = blows.get(name, 0) + sum(done.values())
+
+    threads = [threading.Thread(target=attack, args=(name, *target)) for name, target in targets.items()]
+    rig.now()
+    for each in threads:
+        each.start()
+    rig.hutch.wait()
+    over.set()
+    for each in threads:
+        each.join()
+    rig.note = f"{sum(blows.values())} blows"
+
+
+@contextmanager
+def enemy(folder: Path) -> Iterator[dict[str, Any]]:
+    """Give the ingest a detector that isn't one."""
+    with HostileDetector(SEED) as detector:
+        yield {"detectors": [detector.endpoint]}
+
+
+# --- listeners -------------------------------------------------------------------------------------------------------
+
+
+def stall_listeners(rig: Rig) -> None:
+    """Let four listeners ask, and never listen: two of the recorder's, one of the sink's, and a follower's process."""
+    grown = {name: rss(rig, name) for name in ("recorder", "sink", "broker")}
+    with ExitStack() as stack:
+        context = stack.enter_context(zmq.Context())
+        follower = stack.enter_context(following(rig.pool.endpoints.recorder))
+        follower.send_signal(signal.SIGSTOP)
+        rig.now()
+        asking = documents.encode(documents.Fetch(1, -1, [documents.Cursor(rig.hutch.uid, 0)], 1000, 0))
+        deaf = [
+            (rig.pool.endpoints.recorder, [asking] * 2000),
+            (rig.pool.endpoints.recorder, [asking] * 2000),
+            (rig.pool.endpoints.sink, [encode(Hello(VERSION, "recorder", "deaf", 1))]),
+        ]
+        for endpoint, said in deaf:
+            socket = stack.enter_context(context.socket(zmq.DEALER))
+            socket.linger = 0
+            socket.rcvhwm = 1
+            socket.connect(endpoint)
+            for data in said:
+                socket.send(data)
+        rig.hutch.wait()
+        rig.follower.wait(rig.hutch.uid)
+        grown = {name: rss(rig, name) - before for name, before in grown.items()}
+        follower.kill()
+    rig.note = ", ".join(f"{name} grew by {size >> 20} MiB" for name, size in grown.items())
+    assert max(grown.values()) < GROWTH, rig.note
+
+
+@contextmanager
+def following(endpoint: str) -> Iterator[subprocess.Popen[str]]:
+    """Give a process that follows the recorder, when it does."""
+    program = (
+        "import sys, threading; from haltere.callbacks.following import Follower; "
+        f"follower = Follower({endpoint!r}); print(flush=True); threading.Event().wait()"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def rss(rig: Rig, name: str) -> int:
+    """Return a process's memory, bytes."""
+    return int(psutil.Process(rig.pid(name)).memory_info().rss)
+
+
+def nobody_died(rig: Rig, report: Report) -> list[str]:
+    """Complain if anything had to be started again."""
+    return [f"{name} was started again" for name in report.restarts]
+
+
+# --- load ------------------------------------------------------------------------------------------------------------
+
+
+OVERLOAD: Final = Scan(chaos={"delay": TIMES * WORKERS / 400})
+
+
+def dropped_evenly(rig: Rig, report: Report) -> list[str]:
+    """Complain if the drops weren't counted, or left a hole in the live maps."""
+    live = [
+        frame
+        for first, stop in rig.heard[-1][1]["frames"]["eiger"]["intervals"]["live"]
+        for frame in range(first, stop)
+    ]
+    n = rig.scan.frames
+    longest = max(b - a for a, b in zip([-1, *live], [*live, n], strict=True)) - 1
+    report.note = f"{len(live)} of the Eiger's {n} live, the longest hole {longest} frames"
+    wrong = []
+    if sum(report.dropped.values()) < n / 2:
+        wrong.append(f"only {sum(report.dropped.values())} drops of {n} frames were counted")
+    return wrong
+
+
+FAULTS: Final = (
+    PoolFault(
+        name="strangers",
+        does="Garbage, half-open connections, oversized and endless messages on every socket, while frames come.",
+        expects="Refused and counted; no process dies, no frame is late enough to be dropped.",
+        strike=besiege,
+        at=0.1,
+        around=enemy,
+        check=nobody_died,
+    ),
+    PoolFault(
+        name="deaf-listeners",
+        does="Peers that ask the recorder and the sink for everything and never read, and a stopped follower.",
+        expects="Nobody waits for them: the others hear all in time, and memory stays bounded.",
+        strike=stall_listeners,
+        at=0.1,
+        check=nobody_died,
+    ),
+    PoolFault(
+        name="overload",
+        does=f"Frames come {TIMES} times as fast as they are reduced.",
+        expects="What finds no room is dropped and counted, evenly over the scan, and backfilled afterwards.",
+        scan=OVERLOAD,
+        pool={"ring_bytes": 1 << 20},
+        check=dropped_evenly,
+    ),
+)
