@@ -21,7 +21,8 @@ from .folders import check_shared_memory, make_folder, make_sockets, sweep_socke
 from .load import Load
 from .pool_file import CatalogAddress, Endpoints, Place, PoolFile
 from .pool_view import PoolView
-from .process import PATIENCE, Process
+from .process import Process
+from .watch import PATIENCE
 from .whereabouts import Whereabouts
 
 ONE_THREAD: Final = dict.fromkeys(

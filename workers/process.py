@@ -9,7 +9,6 @@ import select
 import signal
 import subprocess
 import threading
-from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,24 +20,9 @@ import psutil
 
 from .death import describe_exit
 from .errors import PoolError
+from .watch import PATIENCE, Life, Watch
 
 log = logging.getLogger(__name__)
-
-STORM: Final = 10
-"""So many deaths within :data:`STORM_SECONDS` are a storm: the process is given up, and its last words are shown."""
-
-STORM_SECONDS: Final = 60.0
-FIRST_PAUSE: Final = 0.05
-LONGEST_PAUSE: Final = 5.0
-
-LAST_RESORT: Final = 60.0
-"""Seconds between two trials of one that is given up: what ails it (a full disk, say) may have been mended."""
-
-PATIENCE: Final = 15.0
-"""Seconds without a beat, after the first, until a process is held to hang."""
-
-STARTING: Final = 120.0
-"""Seconds within which one that was started again has to be ready."""
 
 TICK: Final = 1.0
 """Seconds between two looks at a silent child."""
@@ -64,8 +48,7 @@ class Condition:
     pid
         −1 while it is down.
     state
-        ``starting``, ``running``, ``silent`` (it hasn't beaten for a third of its patience), ``down`` (it is started
-        again after a pause), ``given up`` (it died again and again; tried now and then) or ``ended``.
+        As in the table :data:`~.watch.PROCESS`: ``running``, for example.
     uptime
         s; 0 while it is down.
     restarts, hung
@@ -124,21 +107,11 @@ class Process:
         self._command = list(command)
         self._log_path = log_path
         self._environment = {**os.environ, **(environment or {})}
-        self._restart = restart
-        self._patience = patience
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._changed = threading.Condition(self._lock)
-        self._ready: dict[str, Any] | None = None
+        self._watched = Watch(restart=restart, patience=patience)
         self._popen: subprocess.Popen[bytes] | None = None
-        self._born = self._heard = 0.0
-        self._is_ready = self._beats = False
-        self._said: dict[str, Any] = {}
-        self._restarts = 0
-        self._hung = 0
-        self._last_exit: int | None = None
-        self._last_words = ""
-        self._gave_up = False
         # The thread that starts the child waits for it too: a death signal bound to that thread never fires early.
         self._thread = threading.Thread(target=self._watch, name=f"watch {name}", daemon=True)
 
@@ -154,40 +127,33 @@ class Process:
         PoolError
             It ended first, or said nothing for ``timeout`` seconds; with the last line of its log.
         """
+        watched = self._watched
         with self._changed:
-            self._changed.wait_for(lambda: self._ready is not None or self._gave_up, timeout)
-            if self._ready is not None:
-                return self._ready
-            end = "" if self._last_exit is None else f" (exit code {self._last_exit})"
-        why = f"ended before it was ready{end}" if self._gave_up else f"isn't ready after {timeout:.0f} s{end}"
+            self._changed.wait_for(lambda: watched.ready is not None or watched.over, timeout)
+            if watched.ready is not None:
+                return watched.ready
+            end = "" if watched.last_exit is None else f" (exit code {watched.last_exit})"
+        why = f"ended before it was ready{end}" if watched.over else f"isn't ready after {timeout:.0f} s{end}"
         raise PoolError(f"{self.name} {why}: {self._read_last_words()}")
 
     @property
     def condition(self) -> Condition:
         """How it does now."""
+        watched = self._watched
         with self._lock:
             alive = self._popen is not None and self._popen.returncode is None
             return Condition(
                 name=self.name,
                 pid=self._popen.pid if alive and self._popen is not None else -1,
-                state=self._state(alive),
-                uptime=round(monotonic() - self._born, 1) if alive else 0.0,
-                restarts=self._restarts,
-                hung=self._hung,
-                last_exit=self._last_exit,
-                last_words=self._last_words,
-                gave_up=self._gave_up,
-                said=dict(self._said) if alive else {},
+                state=watched.state,
+                uptime=round(monotonic() - watched.born, 1) if alive else 0.0,
+                restarts=watched.restarts,
+                hung=watched.hung,
+                last_exit=watched.last_exit,
+                last_words=watched.last_words,
+                gave_up=watched.gave_up,
+                said=dict(watched.said) if alive else {},
             )
-
-    def _state(self, alive: bool) -> str:
-        if self._gave_up:
-            return "given up"
-        if not alive:
-            return "ended" if self._closing.is_set() or not self._restart else "down"
-        if not self._is_ready:
-            return "starting"
-        return "silent" if self._beats and monotonic() - self._heard > self._patience / 3 else "running"
 
     def kill(self, signal_number: int = signal.SIGKILL) -> int:
         """Send a signal, as a fault would, and return the pid that got it (it is then started again).
@@ -205,8 +171,10 @@ class Process:
 
     def close(self, timeout: float = 10.0) -> None:
         """End it: SIGTERM, and SIGKILL after ``timeout`` seconds. May be called again."""
-        self._closing.set()
-        with self._lock:
+        with self._changed:
+            self._closing.set()
+            self._watched.close()
+            self._changed.notify_all()
             child = self._popen
         if child is not None and child.returncode is None:
             child.terminate()
@@ -222,33 +190,19 @@ class Process:
     # --- the thread --------------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        deaths: deque[float] = deque(maxlen=STORM)
-        pause = FIRST_PAUSE
         while not self._closing.is_set():
-            started = monotonic()
             code = self._run_once()
-            if self._closing.is_set():
-                return
-            deaths.append(monotonic())
-            lived = deaths[-1] - started
-            storm = len(deaths) == STORM and deaths[-1] - deaths[0] < STORM_SECONDS
             words = self._read_last_words()
             with self._changed:
-                self._last_exit, self._last_words = code, words
-                new = not self._gave_up
-                self._gave_up |= storm or not self._restart or self._ready is None
-                gave_up = self._gave_up
-                self._restarts += not gave_up
+                known = self._watched.gave_up
+                pause = self._watched.died(code, words, monotonic())
                 self._changed.notify_all()
-            if not self._restart or self._ready is None:
+            if pause is None:
                 return
-            if gave_up:
-                pause = LAST_RESORT
-                if new:
-                    log.error("%s is given up, and tried again each %.0f s: %s", self.name, LAST_RESORT, words)
-            else:
+            if not self._watched.gave_up:
                 log.warning("%s ended (%s): starting it again", self.name, describe_exit(code))
-                pause = FIRST_PAUSE if lived > LONGEST_PAUSE else min(2 * pause, LONGEST_PAUSE)
+            elif not known:
+                log.error("%s is given up, and tried again each %.0f s: %s", self.name, pause, words)
             self._closing.wait(pause)
 
     def _run_once(self) -> int:
@@ -266,11 +220,10 @@ class Process:
             )
         with self._lock:
             self._popen = child
-            self._born = self._heard = monotonic()
-            self._is_ready = self._beats = False
-            self._said = {}
             if self._closing.is_set():
                 child.terminate()
+            else:
+                self._watched.started(monotonic())
         assert child.stdout is not None
         self._listen(child, child.stdout.fileno())
         code = child.wait()
@@ -289,7 +242,8 @@ class Process:
             said = poller.poll(1000 * TICK)
             now = monotonic()
             if now - looked > SLEPT:
-                self._heard = now
+                with self._lock:
+                    self._watched.slept(now)
             looked = now
             if said:
                 data = os.read(descriptor, MAX_LINE)
@@ -309,33 +263,24 @@ class Process:
         with suppress(ValueError):  # somebody's words that only look like ours
             words = json.loads(line)
             with self._changed:
-                self._heard = now
-                if "beat" in words:
-                    self._beats = True
-                    self._said = words["beat"] if isinstance(words["beat"], dict) else {}
-                else:
-                    self._ready = words
-                    self._is_ready = True
+                if self._watched.hear(words, now):
                     self._changed.notify_all()
 
     def _look(self, child: subprocess.Popen[bytes], now: float) -> None:
         """Kill the child if it hangs."""
-        if self._gave_up and self._is_ready and now - self._born > STORM_SECONDS:
-            with self._lock:
-                self._gave_up = False
-                self._restarts += 1
-            log.warning("%s was given up, and works again", self.name)
-        silent = now - self._heard
-        again = self._ready is not None  # the first start has its own deadline, in `ready`
-        late = self._beats and silent > self._patience
-        if not late and not (again and not self._is_ready and now - self._born > STARTING):
+        with self._lock:
+            before = self._watched.state
+            hangs = self._watched.tick(now)
+            if before is Life.TRIED and self._watched.state is Life.RUNNING:
+                log.warning("%s was given up, and works again", self.name)
+        if not hangs:
             return
         with suppress(psutil.NoSuchProcess):
             if psutil.Process(child.pid).status() in NOT_HUNG:
                 return
         with self._lock:
-            self._hung += 1
-            self._heard = now
+            silent = now - self._watched.heard
+            self._watched.killed(now)
         log.error("%s (pid %d) hasn't answered for %.0f s: killed", self.name, child.pid, silent)
         child.kill()
 

@@ -77,7 +77,7 @@ def test_a_process_that_cannot_start_says_its_last_words(tmp_path: Path) -> None
 
 
 def test_a_process_that_dies_again_and_again_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("haltere.workers.process.LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr("haltere.workers.watch.LONGEST_PAUSE", 0.0)
     mortal = "print('{}', flush=True); raise SystemExit(3)"
     process = Process("child", [sys.executable, "-c", mortal], tmp_path / "log")
     process.start()
@@ -90,7 +90,7 @@ def test_one_that_is_given_up_is_tried_now_and_then_and_may_work_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, seconds in {"LONGEST_PAUSE": 0.0, "LAST_RESORT": 0.1, "STORM_SECONDS": 3.0, "STORM": 3}.items():
-        monkeypatch.setattr(f"haltere.workers.process.{name}", seconds)
+        monkeypatch.setattr(f"haltere.workers.watch.{name}", seconds)
     ill = tmp_path / "ill"
     ill.touch()
     program = (
