@@ -105,6 +105,13 @@ class Stream:
             if spec.reducer == "columns":
                 self.columns.update({name: outputs[name] for name in self.scalars[spec.name]})
 
+    @property
+    def lacks_consts(self) -> bool:
+        """Whether there are const outputs, none of which has come."""
+        return not self.consts and any(
+            output.kind == "const" for outputs in self.outputs.values() for output in outputs.values()
+        )
+
     def choose(self, wanted: set[str]) -> bool:
         """Fix the columns that others join: those wanted, or all if nothing is. Return whether there are any."""
         self.chosen = [name for name in self.columns if not wanted or name in wanted]
@@ -220,6 +227,11 @@ class Cursor:
         """Take the numbers of frames of a run that has ended; give the pages whose turn has come."""
         self._totals = dict(totals)
         return self._turns()
+
+    def lacks_consts(self, row: BatchRow) -> bool:
+        """Return whether const outputs of the batch's stream are wanted that haven't been told yet."""
+        stream = self.streams.get(row.stream)
+        return stream is not None and row.cfg == stream.open.cfg and stream.lacks_consts
 
     def batch(self, row: BatchRow, consts: Iterable[ConstRow]) -> Iterator[Turn]:
         """Take a committed batch, with its stream's const outputs; give the pages whose turn has come."""

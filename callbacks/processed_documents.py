@@ -127,8 +127,16 @@ class ProcessedDocuments:
         """Take the numbers of frames of a run that has ended; return the documents that this sets free."""
         return self._compose(self._cursor.close(totals))
 
+    def lacks_consts(self, row: BatchRow) -> bool:
+        """Return whether const outputs of the batch's stream are wanted that haven't been told yet."""
+        return self._cursor.lacks_consts(row)
+
     def batch(self, row: BatchRow, consts: Iterable[ConstRow] = ()) -> list[Named]:
-        """Take a committed batch, with its stream's const outputs; return the documents that this sets free."""
+        """Take a committed batch, with its stream's const outputs; return the documents that this sets free.
+
+        ``consts`` : those that were in the ledger with this batch. Later ones belong to a later batch, or documents
+        would depend on when the ledger is read.
+        """
         return self._compose(self._cursor.batch(row, consts))
 
     def complete(

@@ -178,7 +178,7 @@ class Recorder:
             first = 0
             while batches := self._ledger.batches(message.run, message.stream, message.cfg, first, until=after):
                 for batch in batches:
-                    yield from composer.batch(batch, self._consts(batch))
+                    yield from composer.batch(batch, self._consts(recorded, batch))
                 first = batches[-1].first + 1
         elif isinstance(message, Expect):
             yield from composer.promise(message.stream, message.stop)
@@ -191,12 +191,14 @@ class Recorder:
         self._tell_control(recorded, batch.seq)
         recorded.seq = batch.seq
         try:
-            recorded.add(recorded.composer.batch(batch, self._consts(batch)))
+            recorded.add(recorded.composer.batch(batch, self._consts(recorded, batch)))
         except (WireError, ReductionError) as error:
             self._fail(recorded, error)
 
-    def _consts(self, batch: BatchRow) -> list[ConstRow]:
-        return self._ledger.consts(batch.run, batch.stream, batch.cfg) if batch.first == 0 else []
+    def _consts(self, recorded: Recorded, batch: BatchRow) -> list[ConstRow]:
+        if not recorded.composer.lacks_consts(batch):
+            return []
+        return self._ledger.consts(batch.run, batch.stream, batch.cfg, until=batch.seq)
 
     def _finish(self, recorded: Recorded) -> None:
         row = recorded.row

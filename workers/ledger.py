@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from .errors import SettingsError
-from .ledger_rows import BatchRow, Control, Group, Outcome
+from .ledger_rows import BatchRow, ConstRow, Control, Group, Outcome
 from .wire.messages import RunClose, RunOpen, encode
 
 _SCHEMA: Final = """
@@ -36,7 +36,7 @@ create table if not exists batches(
     unique(run, stream, cfg, first));
 create table if not exists consts(
     run text not null, stream text not null, cfg text not null, recipe text not null, name text not null,
-    spec blob not null, payload blob not null,
+    spec blob not null, payload blob not null, after integer not null default 0,
     primary key(run, stream, cfg, recipe, name));
 create table if not exists sessions(session integer primary key, serial integer not null);
 """
@@ -66,8 +66,9 @@ class Ledger:
             self._db.execute("pragma synchronous=full")
             self._db.execute("pragma journal_size_limit=67108864")
             self._db.executescript(_SCHEMA)
-            if "after" not in {row[1] for row in self._db.execute("pragma table_info(control)")}:
-                self._db.execute("alter table control add column after integer not null default 0")
+            for table in ("control", "consts"):
+                if "after" not in {row[1] for row in self._db.execute(f"pragma table_info({table})")}:
+                    self._db.execute(f"alter table {table} add column after integer not null default 0")
         except sqlite3.Error as error:
             raise SettingsError(f"ledger {path}: {error} (can its folder be written? is it a ledger?)") from None
 
@@ -83,20 +84,9 @@ class Ledger:
         db.execute("begin immediate")
         try:
             fresh = [self._add_control(message, nexus, now) for message, nexus in group.control]
+            for const in group.consts:  # before the batches, so that each of them is known to come after
+                self._add_const(const)
             new = [self._add_batch(row, now) for row in group.batches]
-            for const in group.consts:
-                db.execute(
-                    "insert or ignore into consts values(?,?,?,?,?,?,?)",
-                    (
-                        const.run,
-                        const.stream,
-                        const.cfg,
-                        const.spec.recipe,
-                        const.spec.name,
-                        _pack(const.spec),
-                        const.payload,
-                    ),
-                )
             for session, serial in group.sessions.items():
                 db.execute(
                     "insert into sessions values(?,?) on conflict(session) do update set serial=excluded.serial",
@@ -165,6 +155,21 @@ class Ledger:
         # Of a complete run none is counted any more: its documents say how many there were.
         self._db.execute("update runs set duplicates=duplicates+1 where run=? and completed is null", (row.run,))
         return False
+
+    def _add_const(self, const: ConstRow) -> None:
+        self._db.execute(
+            "insert or ignore into consts(run,stream,cfg,recipe,name,spec,payload,after) "
+            "values(?,?,?,?,?,?,?,(select coalesce(max(seq), 0) from batches))",
+            (
+                const.run,
+                const.stream,
+                const.cfg,
+                const.spec.recipe,
+                const.spec.name,
+                _pack(const.spec),
+                const.payload,
+            ),
+        )
 
     def complete(self, run: str, now: float, nexus_error: str | None = None) -> None:
         """Note that every frame of the run is done and its NeXus file closed, or given up for that reason."""

@@ -177,11 +177,12 @@ class LedgerReader:
         """Return the last batch's ``seq``, 0 if there is none."""
         return int(self._db.execute("select coalesce(max(seq), 0) from batches").fetchone()[0])
 
-    def consts(self, uid: str, stream: str, cfg: str) -> list[ConstRow]:
-        """Return the const outputs that have come."""
+    def consts(self, uid: str, stream: str, cfg: str, until: int = 2**62) -> list[ConstRow]:
+        """Return the const outputs that have come; with ``until`` those that were there with that ``seq``'s batch."""
         rows = self._db.execute(
-            "select run, stream, cfg, spec, payload from consts where run=? and stream=? and cfg=?",
-            (uid, stream, cfg),
+            "select run, stream, cfg, spec, payload from consts where run=? and stream=? and cfg=? and after<? "
+            "order by rowid",
+            (uid, stream, cfg, until),
         )
         return [ConstRow(run, st, hashed, _spec.decode(spec), payload) for run, st, hashed, spec, payload in rows]
 

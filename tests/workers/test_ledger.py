@@ -104,6 +104,17 @@ def test_const_outputs_are_kept_once(ledger: Ledger, path: Path) -> None:
     assert unpack([const.spec], const.payload)[0].array.tolist() == [1.0, 1.0, 1.0]
 
 
+def test_a_const_output_belongs_to_the_batch_that_it_came_with_and_to_later_ones(ledger: Ledger, path: Path) -> None:
+    (spec,), payload = pack([Piece("xrd", "const", "q", np.arange(3.0))])
+    ledger.commit(Group(batches=[row(8)]), 1.0)
+    const = ConstRow(RUN, "eiger", "cfg-a", spec, payload)
+    ledger.commit(Group(batches=[row(0), row(4)], consts=[const]), 2.0)
+    reader = LedgerReader(path)
+    batches = reader.batches(RUN, "eiger", "cfg-a")
+    known = {each.first: len(reader.consts(RUN, "eiger", "cfg-a", until=each.seq)) for each in batches}
+    assert known == {0: 1, 4: 1, 8: 0}
+
+
 def test_other_recipes_for_the_same_raw_run_make_a_new_processed_run_and_keep_what_is_done(
     ledger: Ledger, path: Path
 ) -> None:
