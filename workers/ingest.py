@@ -24,7 +24,20 @@ from .lifeline import Lifeline, announce
 from .pulling import Pull, Streamed, identity
 from .ring import Ring
 from .shell import ShellSettings
-from .wire.messages import MAX_CONTROL, Claim, Connect, Dropped, Frames, Free, Hello, Message, Welcome, decode, encode
+from .wire.messages import (
+    MAX_CONTROL,
+    Block,
+    Claim,
+    Connect,
+    Dropped,
+    Frames,
+    Free,
+    Hello,
+    Message,
+    Welcome,
+    decode,
+    encode,
+)
 
 log = logging.getLogger(__name__)
 
@@ -156,8 +169,9 @@ class Ingest:
         source = Source(pull.endpoint, frame.series, tuple(frame.shape), frame.dtype)
         place = self.core.place(source, frame.frame, blob.nbytes, frame.encoding, self._clock())
         pull.in_hand = frame if place is Fate.WAIT else None
-        if isinstance(place, int):
-            self._ring.write(place, blob if blob.format == "B" and blob.ndim == 1 else blob.cast("B"))
+        if isinstance(place, Block):
+            flat = blob if blob.format == "B" and blob.ndim == 1 else blob.cast("B")
+            self._ring.write(place.offset, flat, place.life)
         return pull.in_hand is None
 
     def _garbled(self, endpoint: str, parts: Sequence[Any], error: WireError) -> None:
@@ -180,7 +194,8 @@ class Ingest:
             if isinstance(message, Free):
                 now = self._clock()
                 self.core.load.waiting(message.queued, now)
-                self.core.free(message.ring, message.offsets, message.lives, now)
+                for block in self.core.free(message.ring, message.offsets, message.lives, now):
+                    self._ring.clear(block.offset, block.size)
             elif isinstance(message, Claim):
                 self.core.claim(message)
             elif isinstance(message, Connect):

@@ -86,8 +86,8 @@ class IngestCore:
         """Take word of which run a series is, and how it wants its frames treated."""
         self.claims.take(claim)
 
-    def place(self, source: Source, frame: int, size: int, encoding: str, now: float) -> int | Fate:
-        """Return where in the ring the frame's bytes belong, or what becomes of it instead.
+    def place(self, source: Source, frame: int, size: int, encoding: str, now: float) -> Block | Fate:
+        """Return the block of the ring that the frame's bytes belong into, or what becomes of it instead.
 
         The bytes must be there before the next :meth:`take`.
         """
@@ -115,7 +115,7 @@ class IngestCore:
         blocks.append(block)
         if len(blocks) >= self._group:
             self._full.append(self._announce(source, self._waiting.pop(source)))
-        return offset
+        return block
 
     def _misfit(self, size: int) -> str | None:
         return TOO_LARGE if size + PADDING > self.arena.size else None
@@ -156,11 +156,15 @@ class IngestCore:
         if series >= 0 and frame >= 0:
             self.drop(endpoint, series, frame, MALFORMED)
 
-    def free(self, ring: str, offsets: Sequence[int], lives: Sequence[int], now: float) -> None:
-        """Take blocks back. What isn't held, has another life or is of a former ring is counted and left alone."""
+    def free(self, ring: str, offsets: Sequence[int], lives: Sequence[int], now: float) -> list[Block]:
+        """Take blocks back, and return them: they are to be cleared before the next is placed.
+
+        What isn't held, has another life or is of a former ring is counted and left alone.
+        """
+        freed: list[Block] = []
         if len(lives) != len(offsets):
             self.stray_frees += len(offsets)
-            return
+            return freed
         for offset, life in zip(offsets, lives, strict=True):
             held = self._held.get(offset)
             if ring != self.ring or held is None or life != held[1].life:
@@ -169,6 +173,8 @@ class IngestCore:
             del self._held[offset]
             self.arena.release(offset)
             self.load.freed(held[1].size, now)
+            freed.append(held[1])
+        return freed
 
     def summary(self) -> dict[str, Any]:
         """Return how full the ring is, in bytes, and what came since this process began."""

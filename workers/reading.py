@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 import numpy as np
@@ -47,6 +48,8 @@ class Group:
     event: FrameEvent
     live: str
     read: Callable[[], Batch]
+    given_back: Callable[[], list[int]]
+    """Says which frames' blocks were given back since they were read: what was made of them is void."""
 
 
 class Reading:
@@ -78,7 +81,9 @@ class Reading:
             size = 1 if work.isolate else len(frames)
             for at in range(0, len(frames), size or 1):
                 some = frames[at : at + size]
-                yield Group(some, before, event, key, lambda some=some: self._read_or_tell(stream, work, some, blocks))  # type: ignore[misc]
+                read = partial(self._read_or_tell, stream, work, some, blocks)
+                given_back = partial(self._given_back, some, blocks if key else {})
+                yield Group(some, before, event, key, read, given_back)
 
     def _read_or_tell(
         self, stream: StreamOpen, work: Work, frames: list[int], blocks: dict[int, tuple[str, Block]]
@@ -111,7 +116,17 @@ class Reading:
             self._rings[ring] = RingView.attach(ring)
         self._rings.move_to_end(ring)
         view = self._rings[ring].view(block.offset, block.size)
+        if not self._rings[ring].lives(block.offset, block.size, block.life):
+            raise FileError(f"frame {block.frame}: its block in ring {ring} was given back")
         return Chunk(view, block.encoding, spec.shape, np.dtype(spec.dtype))
+
+    def _given_back(self, frames: list[int], blocks: dict[int, tuple[str, Block]]) -> list[int]:
+        gone = []
+        for number in frames if blocks else []:
+            ring, block = blocks[number]
+            if not self._rings[ring].lives(block.offset, block.size, block.life):
+                gone.append(number)
+        return gone
 
     def _from_files(self, work: Work, frames: list[int], spec: InputSpec) -> Array | list[Chunk]:
         parts: list[Array | list[Chunk]] = []

@@ -192,6 +192,9 @@ class Reducing:
                             reason = f"{reason[: CAP // 2]}; what came live: {damaged[number]}"
                         status[number - work.first] = STATUS[FRAME.move(group.before, FrameEvent.FAILED)]
                         reasons.setdefault(number, reason[:CAP])
+                if gone := group.given_back():
+                    # A broker that knows nothing of this work let go of them. What was read may be anything.
+                    raise Unreadable(f"frame {gone[0]}: its block in the ring was given back while it was read", gone)
         except Unreadable as error:
             return Failed(
                 Nack(*key[:2], work.first, work.n, work.token, -1, str(error)[:CAP], True, sorted(error.missing))

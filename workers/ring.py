@@ -13,6 +13,7 @@ import mmap
 import os
 import re
 import stat
+import struct
 from bisect import bisect_left
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,11 @@ ALIGNMENT: Final = 64
 
 PADDING: Final = 64
 """Readable bytes after each block: the kernel's wide copies read past the end of a compressed frame."""
+
+_STAMP: Final = struct.Struct("<8sQ")
+"""In the last of a block's bytes, behind the frame: which life it has."""
+
+_MARK: Final = b"haltere\0"
 
 _NAME: Final = re.compile(r"haltere-[0-9]{1,10}-[0-9]{1,6}")
 _numbers = itertools.count()
@@ -58,8 +64,7 @@ class Arena:
 
     def allocate(self, size: int) -> int | None:
         """Return the offset of ``size`` bytes that nobody else has, or None: no gap is that long."""
-        need = max(size, 1) + PADDING
-        need += -need % ALIGNMENT
+        need = _span(size)
         # A few hundred frames wait at most, in few gaps: the scan costs less than a microsecond.
         for place, length in enumerate(self._lengths):
             if length >= need:
@@ -100,6 +105,16 @@ class Arena:
     def gaps(self) -> list[tuple[int, int]]:
         """Offset and length of every free stretch, ascending, never touching."""
         return list(zip(self._starts, self._lengths, strict=True))
+
+
+def _span(size: int) -> int:
+    """Return how many bytes a block of ``size`` takes: padding, and the rest of its last cache line."""
+    need = max(size, 1) + PADDING
+    return need + -need % ALIGNMENT
+
+
+def _stamp(offset: int, size: int) -> int:
+    return offset + _span(size) - _STAMP.size
 
 
 class Ring:
@@ -144,9 +159,14 @@ class Ring:
                 raise SettingsError(f"{FOLDER}: no room for a ring of {size >> 20} MiB ({error.strerror})") from None
             os.close(descriptor)
 
-    def write(self, offset: int, data: memoryview | bytes) -> None:
-        """Copy ``data`` (contiguous bytes) to ``offset``."""
+    def write(self, offset: int, data: memoryview | bytes, life: int) -> None:
+        """Copy ``data`` (contiguous bytes) to ``offset``, into a block of that life and size."""
         self.buffer[offset : offset + len(data)] = data
+        _STAMP.pack_into(self.buffer, _stamp(offset, len(data)), _MARK, life)
+
+    def clear(self, offset: int, size: int) -> None:
+        """Take a block's life away: who still reads it sees that. Do it before the bytes are used again."""
+        _STAMP.pack_into(self.buffer, _stamp(offset, size), bytes(8), 0)
 
     def close(self) -> None:
         """Let go of it and remove its name; who has it mapped keeps it. May be called again."""
@@ -209,6 +229,11 @@ class RingView:
         if offset < 0 or size < 0 or offset + size + PADDING > len(self._buffer):
             raise FileError(f"ring {self.name}: bytes [{offset}, {offset + size}) aren't in its {len(self._buffer)}")
         return self._buffer[offset : offset + size]
+
+    def lives(self, offset: int, size: int, life: int) -> bool:
+        """Return whether the block still has this life, and so whether what was read of it until now is its frame."""
+        at = _stamp(offset, size)
+        return at + _STAMP.size <= len(self._buffer) and _STAMP.unpack_from(self._buffer, at) == (_MARK, life)
 
     def close(self) -> None:
         """Unmap it. Views that are still held keep the memory until they go."""

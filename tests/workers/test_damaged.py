@@ -73,8 +73,8 @@ class Bench:
         """Reduce the batch with these frames live, and the others from the file."""
         blocks = []
         for number, chunk in live.items():
-            self.ring.write(16384 * number, chunk)
-            blocks.append(Block(number, 16384 * number, len(chunk), "bslz4"))
+            self.ring.write(16384 * number, chunk, 1)
+            blocks.append(Block(number, 16384 * number, len(chunk), "bslz4", 1))
         files = [FileSpan("image", (self.folder / "a.h5").as_uri(), "data", 0, N, 0)]
         rings = [RingSpan(self.ring.name, blocks)] if blocks else []
         work = Work("run", "eiger", "cfg", 0, N, 7, rings, files, [], isolate, list(damaged))

@@ -20,7 +20,7 @@ from haltere.workers.ingest_core import (
 )
 from haltere.workers.ingest_series import MAX_CLAIMS, MAX_GAUGED
 from haltere.workers.intervals import IntervalSet
-from haltere.workers.wire.messages import Claim, Dropped, Frames, Policy, decode, encode
+from haltere.workers.wire.messages import Block, Claim, Dropped, Frames, Policy, decode, encode
 
 EIGER = Source("tcp://127.0.0.1:9999", 12, (514, 1030), "<u2")
 RING = "haltere-1-0"
@@ -40,7 +40,7 @@ class Ingest:
         """Return the frame's offset, None if it is dropped."""
         place = self.core.place(source, frame, size, encoding, self.now)
         assert place is not Fate.WAIT
-        return None if isinstance(place, Fate) else place
+        return None if isinstance(place, Fate) else place.offset
 
     def free(self, ring: str, offsets: list[int], lives: list[int]) -> None:
         """Give blocks back."""
@@ -141,17 +141,18 @@ def test_a_detector_that_can_wait_is_made_to_and_loses_nothing() -> None:
     ingest.claim(claim("block"))
     offsets = []
     for frame in range(20):
-        offset = ingest.place(EIGER, frame, 960, "none", 0.0)
-        assert isinstance(offset, int)
-        offsets.append(offset)
+        block = ingest.place(EIGER, frame, 960, "none", 0.0)
+        assert isinstance(block, Block)
+        offsets.append(block.offset)
     assert not ingest.fetches(EIGER.endpoint, 1.0)
     assert ingest.fetches("tcp://another", 1.0)
     assert ingest.place(EIGER, 20, 960, "none", 1.0) is Fate.WAIT
-    ingest.free(RING, offsets[:2], [1, 2], 2.0)
+    freed = ingest.free(RING, offsets[:2], [1, 2], 2.0)
+    assert [block.frame for block in freed] == [0, 1]
     assert not ingest.fetches(EIGER.endpoint, 2.0), "it would have to wait again at once"
     ingest.free(RING, offsets[2:4], [3, 4], 3.0)
     assert ingest.fetches(EIGER.endpoint, 3.0)
-    assert isinstance(ingest.place(EIGER, 20, 960, "none", 3.0), int)
+    assert isinstance(ingest.place(EIGER, 20, 960, "none", 3.0), Block)
     (gauge,) = ingest.gauge(7, 3.0).series
     assert gauge.blocked_ms == 2000
     assert (ingest.frames, ingest.dropped) == (21, {})

@@ -190,8 +190,8 @@ def test_frames_from_the_ring_and_from_the_file_stand_in_one_result(bench: Bench
     with Ring.create(1 << 16) as ring:
         blocks = []
         for frame in (4, 6, 7):
-            ring.write(128 * frame, images[frame].tobytes())
-            blocks.append(Block(frame, 128 * frame, 12, "none"))
+            ring.write(128 * frame, images[frame].tobytes(), frame)
+            blocks.append(Block(frame, 128 * frame, 12, "none", frame))
         result, arrays = bench.reduce(work(4, bench.spans(5, 1, "image"), ring=[RingSpan(ring.name, blocks)]))
         bench.reducing._reading.close()
     assert result.status == bytes([LIVE, BACKFILLED, LIVE, LIVE])

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -83,10 +83,39 @@ def ring() -> Iterator[Ring]:
 
 
 def test_what_is_written_is_read_by_its_name(ring: Ring) -> None:
-    ring.write(128, b"a frame")
+    ring.write(128, b"a frame", 7)
     view = RingView.attach(ring.name)
     assert bytes(view.view(128, 7)) == b"a frame"
     view.close()
+
+
+def test_a_block_says_which_life_it_has_until_it_is_given_back(ring: Ring) -> None:
+    view = RingView.attach(ring.name)
+    for size in (1, 63, 64, 65, 1000):
+        ring.write(0, bytes(size), 7)
+        assert view.lives(0, size, 7)
+        assert not view.lives(0, size, 8)
+        ring.clear(0, size)
+        assert not view.lives(0, size, 7)
+    assert not view.lives(1 << 40, 8, 7)
+    view.close()
+
+
+@given(sizes=st.lists(st.integers(1, 300), min_size=2, max_size=20))
+def test_a_blocks_stamp_is_in_no_other_block(sizes: list[int]) -> None:
+    arena = Arena(1 << 14)
+    with Ring.create(1 << 14) as ring:
+        view = RingView.attach(ring.name)
+        blocks = []
+        for life, size in enumerate(sizes, 1):
+            offset = arena.allocate(size)
+            assert offset is not None
+            ring.write(offset, bytes([life]) * size, life)
+            blocks.append((offset, size, life))
+        for offset, size, life in blocks:
+            assert view.lives(offset, size, life)
+            assert bytes(view.view(offset, size)) == bytes([life]) * size
+        view.close()
 
 
 def test_a_view_can_not_be_written(ring: Ring) -> None:
@@ -129,7 +158,7 @@ def test_a_ring_that_is_gone_is_named(ring: Ring) -> None:
 
 
 def test_a_reader_keeps_what_it_has_mapped_when_the_ring_goes(ring: Ring) -> None:
-    ring.write(0, b"kept")
+    ring.write(0, b"kept", 1)
     view = RingView.attach(ring.name)
     ring.close()
     assert bytes(view.view(0, 4)) == b"kept"
