@@ -31,8 +31,6 @@ class Run:
     complete_at: float | None = None
     seen: set[bytes] = field(default_factory=set)
     """Digests of its control messages: has every one come?"""
-    closed_at: int = 0
-    """How often the sink had told everything when the run was closed."""
     told_at: int = 0
     """How often it had when it last spoke of the run."""
 
@@ -121,10 +119,15 @@ class Runs:
 
     def expect(self, message: Expect, now: float) -> None:
         """Take note of frames that exist."""
-        run = self._known(message)
-        for stream in run.streams if run is not None else []:
-            if stream.key.stream == message.stream:
-                stream.expect(message, now)
+        run = self._runs.get(message.run)
+        streams = [each for each in run.streams if each.key.stream == message.stream] if run is not None else []
+        if run is None or not streams:
+            self.lacking = True  # its RUN_OPEN or STREAM_OPEN was lost, or is late: this is no use yet, and not seen
+            return
+        run.told_at = self._tellings
+        run.seen.add(_digest(message))
+        for stream in streams:
+            stream.expect(message, now)
 
     def close(self, message: RunClose, now: float) -> list[Stream]:
         """Take note of a run's end; return its streams."""
@@ -132,7 +135,6 @@ class Runs:
         if run is None or run.totals is not None:
             return []
         run.totals = {total.stream: total.n for total in message.totals}
-        run.closed_at = self._tellings
         for stream in run.streams:
             stream.close(run.totals.get(stream.key.stream, stream.files.expected.end), now)
             # Before a frame is called lost the sink has to say that every EXPECT has come.
@@ -148,11 +150,11 @@ class Runs:
             return None
         finished = set(stream.finish(message.ranges, full=message.full))
         if message.full:
+            run.told_at = self._tellings
             lacking = message.controls > len(run.seen)
             self.lacking |= lacking
-            # A sink that doesn't count has to have told everything twice: once the connection may have broken off.
-            told = message.controls > 0 or self._tellings > run.closed_at + 1
-            stream.confirmed |= run.totals is not None and told and not lacking
+            # What was said before the run was closed may come late: it doesn't count the messages since.
+            stream.confirmed |= run.totals is not None and message.closed and not lacking
         return stream, finished
 
     def stale(self, now: float) -> list[str]:
@@ -175,11 +177,12 @@ class Runs:
             stream.release()
         return streams
 
-    def _known(self, message: StreamOpen | Expect | RunClose) -> Run | None:
+    def _known(self, message: StreamOpen | RunClose) -> Run | None:
         run = self._runs.get(message.run)
         if run is None:
             self.lacking = True  # its RUN_OPEN was lost
         else:
+            run.told_at = self._tellings
             run.seen.add(_digest(message))
         return run
 

@@ -160,10 +160,15 @@ class Counters:
     last_error: str = ""
 
 
-def dones(key: tuple[str, str, str], frames: IntervalSet, *, full: bool = False, controls: int = 0) -> Iterator[Done]:
-    """Yield what says that ``frames`` are done, in messages of a size that travels."""
+def dones(key: tuple[str, str, str], frames: IntervalSet, run: RunState | None = None) -> Iterator[Done]:
+    """Yield what says that ``frames`` are done, in messages of a size that travels.
+
+    With ``run`` these are all that are done in it, and it is said how many control messages it has had.
+    """
     ranges = frames.ranges()
     for start in range(0, max(len(ranges), 1), MAX_RANGES):
         part = ranges[start : start + MAX_RANGES]
-        whole = full and start + MAX_RANGES >= len(ranges)
-        yield Done(*key, part, whole, controls if whole else 0)
+        if run is not None and start + MAX_RANGES >= len(ranges):
+            yield Done(*key, part, True, len(run.control), run.totals is not None)
+        else:
+            yield Done(*key, part)

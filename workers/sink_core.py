@@ -350,9 +350,8 @@ class SinkCore:
     def _full_of(self, peer: bytes, stream: StreamOpen) -> Iterator[Send]:
         books = self._books[stream.run].setdefault((stream.stream, stream.cfg), Books())
         run = self.runs.get(stream.run)
-        controls = 0 if run is None else len(run.control)
-        for done in dones((stream.run, stream.stream, stream.cfg), books.done, full=True, controls=controls):
-            yield peer, done
+        if run is not None:
+            yield from ((peer, done) for done in dones((stream.run, stream.stream, stream.cfg), books.done, run))
 
     def tick(self, now: float) -> list[Send]:
         """Return what is said from time to time: to the broker, all that is done in open runs."""

@@ -58,6 +58,7 @@ class Bench:
         self.core = BrokerCore(1000)
         self.said: list[tuple[bytes, Message]] = []
         self.serial = 0
+        self.closed = False
 
     def hear(self, peer: bytes, message: Any) -> None:
         self.said += self.core.receive(peer, message, self.now)
@@ -99,10 +100,11 @@ class Bench:
 
     def close(self, total: int) -> None:
         self.sink(RunClose, "run", [StreamTotal("eiger", total)], "success", b"{}")
+        self.closed = True
         self.done([], full=True)
 
     def done(self, ranges: list[tuple[int, int]], *, full: bool = False) -> None:
-        self.hear(SINK, Done("run", "eiger", "cfg", ranges, full, self.serial if full else 0))
+        self.hear(SINK, Done("run", "eiger", "cfg", ranges, full, self.serial if full else 0, full and self.closed))
 
     def frames(self, *numbers: int, series: int = 12, ring: str = "ring-1", shape: tuple[int, ...] = (2, 3)) -> None:
         blocks = [Block(number, 64 * number, 12, "bslz4", number) for number in numbers]
@@ -798,6 +800,30 @@ def test_only_the_sink_says_what_is_done(bench: Bench) -> None:
     bench.hear(b"w", Done("run", "eiger", "cfg", [(0, 4)]))
     assert bench.take(Free) == []
     assert bench.core.counts["refused Done"] == 1
+
+
+def test_a_promise_that_comes_before_its_stream_is_asked_for_again(bench: Bench) -> None:
+    bench.sink(RunOpen, "run", "processed", b"{}")
+    bench.expect(0, 4)
+    bench.take(Hello)
+    recipes = [RecipeSpec("xrd", "azimuthal", b"{}")]
+    bench.sink(StreamOpen, "run", "eiger", "cfg", BATCH, [IMAGE], recipes, None)
+    bench.close(4)
+    bench.worker()
+    bench.wait(0.2, alive=(b"w",))
+    assert bench.work() == [], "called lost, though its promise is only to be told again"
+    assert bench.take(Hello)
+
+
+def test_what_was_said_before_the_close_and_comes_late_confirms_nothing(bench: Bench) -> None:
+    bench.open(live=False)
+    bench.serial += 1  # an EXPECT that is on disk and never came
+    late = Done("run", "eiger", "cfg", [], True, bench.serial)
+    bench.sink(RunClose, "run", [StreamTotal("eiger", 4)], "success", b"{}")
+    bench.hear(SINK, late)
+    bench.worker()
+    bench.wait(1.0, alive=(b"w",))
+    assert bench.work() == []
 
 
 def test_control_messages_may_come_twice(bench: Bench) -> None:

@@ -106,7 +106,9 @@ class World(RuleBasedStateMachine):
     def sink_tells_everything(self) -> None:
         for message in CONTROL[: self.told]:
             self.hear(SINK, message)
-        self.hear(SINK, Done("run", "eiger", "cfg", self.committed.ranges(), True, self.told))
+        self.hear(
+            SINK, Done("run", "eiger", "cfg", self.committed.ranges(), True, self.told, self.told == len(CONTROL))
+        )
         self.unsaid.clear()
 
     @rule(frame=frame_numbers)

@@ -294,8 +294,8 @@ def test_a_broker_that_says_hello_hears_all_open_runs_then_all_that_is_done(benc
     kinds = [type(message) for message in heard[1:]]
     assert kinds == [RunOpen, StreamOpen, StreamOpen, Expect, Expect, Expect, Expect, RunClose, Done, Done]
     assert heard[-2:] == [
-        Done(RUN, "eiger", "cfg-a", [(0, 4), (8, 12)], full=True, controls=len(control())),
-        Done(RUN, "pilc", "cfg-b", [], full=True, controls=len(control())),
+        Done(RUN, "eiger", "cfg-a", [(0, 4), (8, 12)], full=True, controls=len(control()), closed=True),
+        Done(RUN, "pilc", "cfg-b", [], full=True, controls=len(control()), closed=True),
     ]
     again = Bench(bench.path)
     assert [message for _, message in again.tell(BROKER, Hello(1, "broker", "broker", 5))][1:] == heard[1:]

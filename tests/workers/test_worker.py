@@ -130,7 +130,7 @@ class Bench:
     def everything(self) -> Done:
         """Say all that is done."""
         done = IntervalSet((first, first + row.n) for first, row in self.rows.items())
-        return Done("run", "flux", "cfg", done.ranges(), True, len(self.control))
+        return Done("run", "flux", "cfg", done.ranges(), True, len(self.control), True)
 
     def tell(self, peer: bytes, *messages: Message) -> None:
         """Send to a peer, if it is there."""
@@ -300,7 +300,7 @@ def test_frames_in_the_ring_are_reduced_live_and_their_blocks_come_back(bench: B
         came = [frame for frame in range(N) if frame != 13]
         blocks = []
         for frame in came:
-            ring.write(128 * frame, np.float64(1000 + frame).tobytes())
+            ring.write(128 * frame, np.float64(1000 + frame).tobytes(), frame)
             blocks.append(Block(frame, 128 * frame, 8, "none", frame))
         ingest.send(encode(Frames("tcp://eiger", 5, ring.name, (), "<f8", blocks)))
         bench.run({}, live=LiveLane("tcp://eiger", "simplon-1", 5, "flux"))
@@ -327,8 +327,8 @@ def test_frames_that_came_damaged_are_reduced_from_their_file_and_those_that_it_
         ingest.send(encode(Hello(1, "ingest", "ingest", 1)))
         blocks = []
         for frame in range(N):
-            ring.write(128 * frame, np.float64(frame).tobytes())
-            blocks.append(Block(frame, 128 * frame, 3 if frame in (13, 20, 48) else 8, "none"))
+            ring.write(128 * frame, np.float64(frame).tobytes(), frame)
+            blocks.append(Block(frame, 128 * frame, 3 if frame in (13, 20, 48) else 8, "none", frame))
         ingest.send(encode(Frames("tcp://eiger", 5, ring.name, (), "<f8", blocks)))
         bench.run({}, live=LiveLane("tcp://eiger", "simplon-1", 5, "flux"), promised=45)
         bench.finish()

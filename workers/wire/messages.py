@@ -437,8 +437,8 @@ class Result(Message, frozen=True, tag="RESULT"):
 class Done(Message, frozen=True, tag="DONE"):
     """These frames are on disk. ``full``: this is everything that is, not only what's new.
 
-    ``controls``, with ``full``: so many control messages the run has had; 0 leaves it unsaid. Who has seen fewer has
-    to ask for them.
+    ``controls``, with ``full``: so many control messages the run has had, RUN_CLOSE the last of them if it is
+    ``closed``. Who has seen fewer has to ask for them.
     """
 
     run: Uid
@@ -447,6 +447,7 @@ class Done(Message, frozen=True, tag="DONE"):
     ranges: Ranges
     full: bool = False
     controls: Index = 0
+    closed: bool = False
 
 
 # --- status ----------------------------------------------------------------------------------------------------------
