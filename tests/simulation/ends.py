@@ -21,6 +21,9 @@ from .process import Parts, Process
 if TYPE_CHECKING:
     from .world import World
 
+UPTIME = 1000.0
+"""What a monotonic clock shows when virtual time begins: in no machine is it 0."""
+
 TICK = 0.2
 LOOK = 0.25
 PAUSE = 0.05
@@ -58,14 +61,14 @@ class Session(Process):
         if server is self.world.sink:
             message = decode(parts[0])
             if isinstance(message, Welcome | Ack):
-                self._turn(self.core.heard(message, self.world.now))
+                self._turn(self.core.heard(message, UPTIME + self.world.now))
         else:
             found = wire.decode(parts[0])
             if isinstance(found, Documents) and found.serial == self._serial:
                 self._take(found)
 
     def _turn(self, greet: bool = False) -> None:
-        now = self.world.now
+        now = UPTIME + self.world.now
         to_sink = self.links[0]
         if greet or self.core.impatient(now):
             to_sink.to_server(encode(Hello(VERSION, "dispatcher", self.name, self.core.session)))

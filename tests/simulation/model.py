@@ -7,6 +7,7 @@ follows from them alone. So a block that was given back or reused while it was r
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -197,20 +198,27 @@ class Files:
 
 
 class Memory:
-    """A ring's bytes. They stay with whoever has them mapped when the ring is gone."""
+    """A ring's bytes, both as who writes and as who reads them sees it. Whoever has it mapped keeps it when it is gone.
 
-    def __init__(self, name: str, size: int) -> None:
+    What is given back is spoiled at once, as if the next frame came right then.
+    """
+
+    def __init__(self, name: str, size: int, counts: Counter[str]) -> None:
         self.name = name
         self.gone = False
         self._bytes = bytearray(GIVEN_BACK * size)
+        self._lives: dict[int, int] = {}
+        self._counts = counts
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: bytes, life: int) -> None:
         """Let a frame land."""
         self._bytes[offset : offset + len(data)] = data
+        self._lives[offset] = life
 
-    def scribble(self, offset: int, size: int) -> None:
-        """Spoil what was given back: who still reads it gets this."""
-        self._bytes[offset : offset + size] = GIVEN_BACK * size
+    def clear(self, offset: int) -> None:
+        """Take back what was given back."""
+        del self._lives[offset]
+        self._bytes[offset : offset + SIZE] = GIVEN_BACK * SIZE
 
     def view(self, offset: int, size: int) -> bytes:
         """Return what is there now."""
@@ -218,8 +226,29 @@ class Memory:
             raise FileError(f"ring {self.name}: bytes [{offset}, {offset + size}) aren't in it")
         return bytes(self._bytes[offset : offset + size])
 
+    def lives(self, offset: int, size: int, life: int) -> bool:
+        """Say whether the block is what it was."""
+        if self._lives.get(offset) == life:
+            return True
+        self._counts["reads of blocks that were given back"] += 1
+        return False
+
     def close(self) -> None:
         """Let go of it."""
+
+
+class Mapped:
+    """What the readers take for :class:`haltere.workers.ring.RingView`."""
+
+    def __init__(self, rings: dict[str, Memory]) -> None:
+        self._rings = rings
+
+    def attach(self, name: str) -> Memory:
+        """Map a ring."""
+        memory = self._rings.get(name)
+        if memory is None or memory.gone:
+            raise FileError(f"ring {name}: No such file or directory (has its ingest died?)")
+        return memory
 
 
 def never(frames: int) -> list[float]:

@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
 from haltere.workers.broker_core import SINK, BrokerCore
 from haltere.workers.broker_core import Send as BrokerSend
-from haltere.workers.errors import FileError
 from haltere.workers.ingest_core import IngestCore, Source
 from haltere.workers.ledger import Ledger
 from haltere.workers.ledger_reader import LedgerReader
 from haltere.workers.ledger_rows import Group
 from haltere.workers.pipe import At, Failed
 from haltere.workers.reading import Reading
-from haltere.workers.reducers.base import Chunk
 from haltere.workers.reducing import Reducing
 from haltere.workers.sink_core import REMEMBERED, SinkCore
 from haltere.workers.sink_core import Send as SinkSend
@@ -32,7 +29,6 @@ from haltere.workers.wire.messages import (
     Frames,
     Free,
     Hello,
-    InputSpec,
     Message,
     RunOpen,
     Welcome,
@@ -43,7 +39,7 @@ from haltere.workers.wire.messages import (
 from haltere.workers.worker import PAUSES
 from haltere.workers.worker_core import Action, ToBroker, WorkerCore
 
-from .model import DTYPE, SHAPE, SIZE, Hung, Killed, Memory
+from .model import SIZE, Hung, Killed, Memory
 from .process import Parts, Process
 
 if TYPE_CHECKING:
@@ -237,7 +233,7 @@ class Ingest(Process):
         world = self.world
         name = f"haltere-{self.life}-0"
         size = world.scenario.ring * 128
-        self.memory = world.rings[name] = Memory(name, size)
+        self.memory = world.rings[name] = Memory(name, size, world.counts)
         self.core = IngestCore(name, size, group=world.scenario.group)
         names = {frames.name for scan in world.scenario.scans for frames in scan.detectors if frames.live}
         self.endpoints = {f"tcp://{name}:9999" for name in names} if world.scenario.pulled else set()
@@ -254,9 +250,9 @@ class Ingest(Process):
 
     def land(self, source: Source, frame: int, data: bytes) -> None:
         """Take a frame from a detector's stream."""
-        place = self.core.place(source, frame, SIZE, "none", self.world.now)
-        if isinstance(place, int):
-            self.memory.write(place, data)
+        block = self.core.place(source, frame, SIZE, "none", self.world.now)
+        if isinstance(block, Block):
+            self.memory.write(block.offset, data, block.life)
             self.world.checks.landed(source, frame)
         self._tell(self.core.take(everything=False))
         self._soon()
@@ -270,11 +266,9 @@ class Ingest(Process):
         """Take the broker's word."""
         message = decode(parts[0])
         if isinstance(message, Free):
-            before = self.core.arena.held
             self.core.load.waiting(message.queued, self.world.now)
-            self.core.free(message.ring, message.offsets, message.lives, self.world.now)
-            for offset in before.keys() - self.core.arena.held.keys():
-                self.memory.scribble(offset, SIZE)
+            for block in self.core.free(message.ring, message.offsets, message.lives, self.world.now):
+                self.memory.clear(block.offset)
         elif isinstance(message, Claim):
             self.core.claim(message)
         elif isinstance(message, Connect):
@@ -322,24 +316,6 @@ class Ingest(Process):
         self._soon()
 
 
-class Mapped(Reading):
-    """Reads the rings of this world in place of ``/dev/shm``."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__(world.files)
-        self._world = world
-        self._mapped: dict[str, Memory] = {}
-
-    def _chunk(self, ring: str, block: Block, spec: InputSpec) -> Chunk:
-        memory = self._mapped.get(ring)
-        if memory is None:
-            memory = self._world.rings.get(ring)
-            if memory is None or memory.gone:
-                raise FileError(f"ring {ring}: No such file or directory (has its ingest died?)")
-            self._mapped[ring] = memory
-        return Chunk(memory.view(block.offset, block.size), block.encoding, SHAPE, np.dtype(DTYPE))
-
-
 class Reducer:
     """The worker's child: it takes its units one after the other, and dies or hangs by what they are."""
 
@@ -349,7 +325,7 @@ class Reducer:
         self.told: set[tuple[str, str, str]] = set()
         self.hung = False
         self.reducing = Reducing(Path("/"), [], self._say)
-        self.reducing._reading = Mapped(worker.world)
+        self.reducing._reading = Reading(worker.world.files)
 
     def _say(self, at: At) -> None:
         self.at = at
@@ -468,7 +444,8 @@ class Worker(Process):
         else:
             reduced, payload = answer
             named = msgspec.structs.replace(reduced.result, worker=self.name)
-            self._do_all(self.core.reduced(named, payload, reduced.cpu_us, self.world.now))
+            cpu_us = 100 * work.n  # the real one would be another in each run
+            self._do_all(self.core.reduced(named, payload, cpu_us, self.world.now))
         self._feed()
         self._go_on()
         self.world.checks.worker(self.core)

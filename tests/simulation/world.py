@@ -16,6 +16,7 @@ from typing import Any
 from unittest.mock import patch
 from zlib import crc32
 
+from haltere.workers import reading
 from haltere.workers.ingest_core import Source
 from haltere.workers.wire import documents as wire
 from haltere.workers.wire.messages import decode
@@ -24,7 +25,7 @@ from .beamline import HELD, RECIPES, Run
 from .checks import Checks
 from .ends import Catalog, RecorderProcess, Session
 from .faults import Faults
-from .model import Detector, Files, Memory, installed
+from .model import Detector, Files, Mapped, Memory, installed
 from .network import Link
 from .pool import Broker, Ingest, Sink, Worker
 from .process import Parts, Process
@@ -46,18 +47,22 @@ class World:
         What happens.
     folder
         For ledger and journal.
+    rings
+        Where the rings go, by their names.
     log
         Called with each line of what happens.
     """
 
-    def __init__(self, scenario: Scenario, folder: Path, log: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, scenario: Scenario, folder: Path, rings: dict[str, Memory], log: Callable[[str], None] | None = None
+    ) -> None:
         self.scenario = scenario
         self.time = Timeline()
         self.random = Random(f"{scenario.seed} world")
         self.counts: Counter[str] = Counter()
         self.digest = 0
         """A checksum of every message that arrived, and when: equal runs have equal ones."""
-        self.rings: dict[str, Memory] = {}
+        self.rings = rings
         self.files = Files()
         self.catalog = Catalog()
         self.checks = Checks(self)
@@ -190,16 +195,18 @@ def vars_of(network: Any) -> list[float]:
 
 
 @contextmanager
-def prepared(scenario: Scenario) -> Iterator[Path]:
-    """Give a folder; let the model reducer be installed, and the scenario's limits hold."""
+def prepared(scenario: Scenario) -> Iterator[tuple[Path, dict[str, Memory]]]:
+    """Give a folder, and rings that can be mapped; let the model reducer be installed, and the limits hold."""
+    rings: dict[str, Memory] = {}
     folder = Path(tempfile.mkdtemp(prefix="haltere-simulation-", dir=SHM if SHM.is_dir() else None))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder)
         stack.enter_context(installed())
+        stack.enter_context(patch.object(reading, "RingView", Mapped(rings)))
         for name, value in scenario.limits:
             module, _, constant = name.rpartition(".")
             stack.enter_context(patch.object(import_module(module), constant, value))
-        yield folder
+        yield folder, rings
 
 
 def simulate(scenario: Scenario | int, log: Callable[[str], None] | None = None) -> World:
@@ -216,8 +223,8 @@ def simulate(scenario: Scenario | int, log: Callable[[str], None] | None = None)
     if log is None:
         logging.disable(sys.maxsize)  # a thousand warnings about what was done on purpose
     try:
-        with prepared(scenario) as folder:
-            world = World(scenario, folder, log)
+        with prepared(scenario) as (folder, rings):
+            world = World(scenario, folder, rings, log)
             try:
                 world.run()
             finally:

@@ -1,0 +1,21 @@
+"""Seeds that failed once, and why."""
+
+from __future__ import annotations
+
+import pytest
+
+from .world import simulate
+
+FOUND = {
+    10: "FREE lost: the block was held for ever",
+    69: "FRAMES came twice: a block that was given back was handed out again",
+    93: "a recorder that was started later put axes into a descriptor that had none before",
+    106: "a new broker gave back a block that a worker still read for the one before: garbage was committed",
+    265: "an EXPECT came before its STREAM_OPEN: it was dropped, counted as seen, and its frames called lost",
+    374: "a DONE from before RUN_CLOSE came late, and confirmed that no EXPECT was missing",
+}
+
+
+@pytest.mark.parametrize("seed", FOUND, ids=lambda seed: f"{seed}: {FOUND[seed]}")
+def test_what_was_found_once_stays_mended(seed: int) -> None:
+    simulate(seed)
