@@ -4,10 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test chaos check bench docs clean
+.PHONY: help demo test soak chaos check bench docs clean
 help:
 	@echo "make demo    fly the simulated beamline once: scan, reduction, catalog, NeXus file"
 	@echo "make test    run the tests"
+	@echo "make soak    simulate the pool in virtual time, SEEDS=20000 runs in which everything goes wrong"
 	@echo "make chaos   try every fault on real processes (ONLY=\"worker-kill sink-kill\" for some)"
 	@echo "make check   format, lint, types, import contracts"
 	@echo "make bench   measure the path (haltere bench path)"
@@ -19,6 +20,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/pytest
+
+SEEDS ?= 20000
+soak: $(READY)
+	$(BIN)/python -m tests.simulation.soak --seeds $(SEEDS)
 
 chaos: $(READY)
 	$(BIN)/python -m tests.faults $(addprefix --only ,$(ONLY))
