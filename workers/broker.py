@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from . import shell, sockets
 from .broker_core import SINK, BrokerCore, Send, Times
+from .broker_turns import SHARE
 from .errors import SettingsError, WireError
 from .lifeline import Lifeline, announce
 from .shell import ShellSettings
@@ -29,12 +30,16 @@ TURN: Final = 500
 
 
 class BrokerSettings(ShellSettings, frozen=True, kw_only=True):
-    """What it is told at the start. ``lease`` and ``liveness`` are in seconds."""
+    """What it is told at the start. ``lease`` and ``liveness`` are in seconds.
+
+    ``backfill`` : the part of the workers' time that a backfill has while live batches wait.
+    """
 
     bind: str
     sink: str
     lease: Annotated[float, Meta(gt=0)] = 90.0
     liveness: Annotated[float, Meta(gt=0)] = 3.0
+    backfill: Annotated[float, Meta(gt=0, lt=1)] = SHARE
 
 
 class Broker:
@@ -50,7 +55,7 @@ class Broker:
         """
         self._clock = clock
         times = Times(lease=settings.lease, liveness=settings.liveness)
-        self.core = BrokerCore(time.time_ns() // 1000, times)
+        self.core = BrokerCore(time.time_ns() // 1000, times, backfill=settings.backfill)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._peers = sockets.make(self._context, zmq.ROUTER, MAX_CONTROL)
         self._peers.router_mandatory = True  # EHOSTUNREACH tells of a dead worker well before its heartbeats do

@@ -20,6 +20,7 @@ from .broker_queue import Queue
 from .broker_rings import Rings
 from .broker_runs import Runs
 from .broker_stream import Stream
+from .broker_turns import SHARE
 from .broker_waiting import Waiting
 from .status_reply import status_reply
 from .wire.messages import (
@@ -88,9 +89,11 @@ class BrokerCore:
     ----------
     epoch
         Grows each time the broker starts anew; tokens of work count on from it, so they are never used twice.
+    backfill
+        The part of the workers' time that a backfill has while live batches wait.
     """
 
-    def __init__(self, epoch: int, times: Times = Times()) -> None:
+    def __init__(self, epoch: int, times: Times = Times(), *, backfill: float = SHARE) -> None:
         self.epoch = epoch
         self.times = times
         self.peers = Peers(lease=times.lease, liveness=times.liveness)
@@ -102,7 +105,7 @@ class BrokerCore:
         self._endpoints: dict[str, str] = {}
         self._waiting = Waiting(times.unclaimed)
         self._rings = Rings()
-        self._queue = Queue()
+        self._queue = Queue(backfill)
         self._heard_sink = float("-inf")
         self._asked_sink = float("-inf")
         self._beaten = float("-inf")
@@ -177,6 +180,8 @@ class BrokerCore:
     def pump(self, now: float) -> list[Send]:
         """Give work to whoever has credit, and blocks back to the rings."""
         out: list[Send] = []
+        for lease, seconds in self.peers.take_ended():
+            self._queue.ended(lease.backfill, lease.charged, seconds)
         while self._queue and (peer := self.peers.next()) is not None:
             out += self._give(peer, now)
         return [*out, *(Send(owner, free) for owner, free in self._rings.take(self._queue.live))]
@@ -378,16 +383,18 @@ class BrokerCore:
         stream.freed.clear()
 
     def _enqueue(self, stream: Stream, number: int, *, first: bool = False) -> None:
-        self._queue.put(stream.key, number, live=stream.queue(number), first=first)
+        filed = not stream.queue(number)
+        self._queue.put(stream.key, number, backfill=filed and stream.backfills, filed=filed, first=first)
 
     def _give(self, peer: Peer, now: float) -> list[Send]:
-        key, number = self._queue.take(self.peers.leases, self.peers.out_of_files)
+        key, number, backfill, charged = self._queue.take(self.peers.backfilling)
         stream = self.runs.stream(key)
         work = None if stream is None else stream.work(number, self._token + 1)
         if stream is None or work is None:
+            self._queue.let_go(backfill, charged)
             return []  # done meanwhile
         self._token += 1
-        self.peers.assign(Lease(self._token, peer.peer, key, number, from_files=not work.ring), now)
+        self.peers.assign(Lease(self._token, peer.peer, key, number, backfill, charged), now)
         out = [] if key in peer.told else [Send(peer.peer, stream.opened)]
         peer.told.add(key)
         return [*out, Send(peer.peer, work)]

@@ -27,7 +27,11 @@ class Lease:
     key: Key
     number: int
     """The batch's."""
-    from_files: bool
+    backfill: bool
+    charged: float = 0.0
+    """s of a worker's time that its lane was charged with."""
+    at: float = 0.0
+    """When it began."""
     nth: int = 0
     """Of the units that its worker was sent in this session; counts from 1."""
 
@@ -49,6 +53,8 @@ class Peer:
     """When it last began something else, or had nothing to do."""
     received: float = 0.0
     """When the number of units that it got last equalled what was sent, or moved towards it."""
+    ended: float = float("-inf")
+    """When it last ended a lease."""
     frames: int = 0
     reduce_us: int = 0
     leases: dict[int, Lease] = field(default_factory=dict)
@@ -80,8 +86,9 @@ class Peers:
         self._peers: dict[bytes, Peer] = {}
         self._willing: deque[bytes] = deque()
         self._leases: dict[int, Lease] = {}
-        self.out_of_files = 0
-        """Leases of batches that come from files alone."""
+        self.backfilling = 0
+        """Leases of a backfill's batches."""
+        self._ended: list[tuple[Lease, float]] = []
 
     def __getitem__(self, peer: bytes) -> Peer:
         return self._peers[peer]
@@ -156,10 +163,10 @@ class Peers:
         if not peer.leases:
             peer.progress = now
         peer.sent += 1
-        lease = replace(lease, nth=peer.sent)
+        lease = replace(lease, nth=peer.sent, at=now)
         peer.leases[lease.token] = lease
         self._leases[lease.token] = lease
-        self.out_of_files += lease.from_files
+        self.backfilling += lease.backfill
         self._willing.rotate(-1)
 
     def find(self, token: int, peer: bytes) -> Lease | None:
@@ -171,11 +178,19 @@ class Peers:
         """End a lease; ended before, it changes nothing."""
         if self._leases.pop(lease.token, None) is None:
             return
-        self.out_of_files -= lease.from_files
+        self.backfilling -= lease.backfill
         peer = self._peers.get(lease.peer)
         if peer is not None:
             peer.leases.pop(lease.token, None)
             peer.progress = now
+            # A worker does one after the other: this one began when the one before it ended, or when it came.
+            self._ended.append((lease, now - max(lease.at, peer.ended)))
+            peer.ended = now
+
+    def take_ended(self) -> list[tuple[Lease, float]]:
+        """Return the leases that ended since the last call, and how many seconds each took its worker."""
+        ended, self._ended = self._ended, []
+        return ended
 
     def finish(self, key: Key, numbers: set[int], now: float) -> None:
         """End the leases of these batches: they are on disk."""
@@ -197,7 +212,7 @@ class Peers:
             return []
         for lease in known.leases.values():
             self._leases.pop(lease.token, None)
-            self.out_of_files -= lease.from_files
+            self.backfilling -= lease.backfill
         return list(known.leases.values())
 
     def unheld(self, now: float) -> list[Lease]:

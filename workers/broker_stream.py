@@ -86,6 +86,11 @@ class Stream:
         return f"came as {message.shape} {message.dtype}, announced as {spec.shape} {spec.dtype}"
 
     @property
+    def backfills(self) -> bool:
+        """Whether what is read from its files is late: of a run that flies, the file may be the only lane."""
+        return self.opened.live is not None or self.total is not None or self.opened.total is not None
+
+    @property
     def claim(self) -> Claim | None:
         """How an ingest is to treat its frames; None if they don't come live."""
         live, opened = self.opened.live, self.opened

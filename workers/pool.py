@@ -78,6 +78,7 @@ class Pool(PoolView):
         live: bool = True,
         ring_bytes: int = 256 << 20,
         stall: float = 60.0,
+        backfill: float = 0.25,
         chaos: Chaos | None = None,
         stays: bool = False,
         catalog: CatalogAddress | None = None,
@@ -105,6 +106,8 @@ class Pool(PoolView):
             How many bytes of frames may wait in shared memory before new ones are dropped and counted.
         stall
             s that a reducer may take for a batch, or for a frame on its own, before it is held to hang, and killed.
+        backfill
+            The part of the workers' time that a backfill has while live frames wait.
         chaos
             Faults on purpose, for tests and demonstrations.
         stays
@@ -158,7 +161,7 @@ class Pool(PoolView):
                     "assets": str(directory / "assets"),
                 },
             ),
-            role("broker", "broker", {"bind": endpoints.broker, "sink": endpoints.sink}),
+            role("broker", "broker", {"bind": endpoints.broker, "sink": endpoints.sink, "backfill": backfill}),
         ]
         if live:
             settings = {"name": "ingest", "broker": endpoints.broker, "ring_bytes": ring_bytes}

@@ -168,6 +168,7 @@ class Session:
                     recorder=lambda endpoints, ledger: recorder_command(endpoints, ledger, catalog),
                     streams=[(beamline.eiger.stream, "simplon-1")],
                     ring_bytes=settings.ring_bytes,
+                    backfill=settings.backfill,
                     chaos=chaos,
                 )
             )

@@ -63,7 +63,10 @@ class Checks:
         for peer in core.peers.of("worker"):
             assert peer.sent <= peer.limit, f"{peer.name} was sent more than it takes"
         assert len(core._waiting) <= broker_waiting.MAX_BLOCKS
-        assert len(core._queue._files) <= broker_queue.FILES_QUEUED * max(len(core.runs.streams), 1) + 64
+        assert (
+            sum(entry.filed for entry in (*core._queue._live, *core._queue._backfill))
+            <= broker_queue.FILES_QUEUED * max(len(core.runs.streams), 1) + 64
+        )
 
     def sink(self, core: SinkCore) -> None:
         """See that what waits for the disk is bounded."""
@@ -174,7 +177,7 @@ class Checks:
         core = world.broker.core
         assert not core.peers.leases
         assert not len(core._queue)
-        assert core.peers.out_of_files == 0
+        assert core.peers.backfilling == 0
         assert core.snapshot()["ring_bytes"] == 0
         assert not world.sink.core._waiting.group
         reader = LedgerReader(world.sink.path)

@@ -275,9 +275,25 @@ def test_files_get_one_turn_in_four_while_frames_come_live(bench: Bench) -> None
     bench.hear(b"ingest", Dropped(LANE.endpoint, 12, [(0, 200)], "chaos"))
     bench.frames(*range(200, 400))
     bench.wait(0.1)
-    bench.worker(credit=20)
+    bench.worker(credit=8)
+    first = [work.first for work in bench.work() if not work.ring]
+    assert len(first) == 1, "nobody knows yet how long such a batch takes"
+    bench.now += 0.05
+    bench.done([(first[0], first[0] + 4)])
+    bench.hear(b"w", Credit(1, 28))
     from_files = [not work.ring for work in bench.work()]
-    assert from_files == [False, False, False, True] * 5
+    assert [sum(from_files[at : at + 4]) for at in range(4, 20, 4)] == [1] * 4  # the first makes up for the wait
+
+
+def test_where_the_file_is_the_only_lane_it_is_the_live_one_until_the_run_ends(bench: Bench) -> None:
+    bench.open(live=False)
+    bench.expect(0, 8)
+    bench.wait(0.1)
+    assert bench.core.snapshot()["queued"] == {"live": 2, "files": 0}
+    bench.close(16)
+    bench.expect(8, 16)
+    bench.wait(0.1)
+    assert bench.core.snapshot()["queued"] == {"live": 2, "files": 2}
 
 
 # --- blocks of the ring ----------------------------------------------------------------------------------------------

@@ -196,7 +196,7 @@ class World(RuleBasedStateMachine):
             if batch.state is State.LEASED
         )
         assert leases == leased
-        assert self.core.peers.out_of_files == sum(each.from_files for each in self.core.peers._leases.values())
+        assert self.core.peers.backfilling == sum(each.backfill for each in self.core.peers._leases.values())
         for peer in self.core.peers.of("worker"):
             assert peer.sent <= peer.limit
 
