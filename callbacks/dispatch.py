@@ -63,7 +63,7 @@ class Dispatcher(DocumentRouter):
         """Documents that found the queue full."""
         self.passed_over = 0
         """Documents that couldn't be read; the log says which and why."""
-        self._core = DispatchCore(time_ns() // 1000, recipes, roots, reduction)
+        self._core = DispatchCore(time_ns() // 1000, recipes, [root.resolve() for root in roots], reduction)
         self._waiting: list[tuple[str, Document]] = []
         self._datums: dict[str | None, int] = {}
         self._busy = False

@@ -88,7 +88,7 @@ class DispatchCore:
     ) -> None:
         self.session = session
         self.recipes = tuple(recipes)
-        self._roots = [root.resolve() for root in roots]
+        self._roots = tuple(roots)
         self._reduction = reduction
         self._runs: dict[str, _Run] = {}
         self._files: dict[str, tuple[_Run, File]] = {}

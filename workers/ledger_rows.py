@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +86,13 @@ class Group:
     sessions: dict[int, int] = field(default_factory=dict)
     duplicates: dict[str, int] = field(default_factory=dict)
     """Per run: results that were seen to be duplicates before they came here."""
+
+    def name_files(self, name: Callable[[RunOpen], str | None]) -> None:
+        """Give each run that opens, and has none yet, the path of its NeXus file."""
+        self.control = [
+            (message, name(message) if path is None and isinstance(message, RunOpen) else path)
+            for message, path in self.control
+        ]
 
     def __bool__(self) -> bool:
         return bool(self.control or self.batches or self.sessions or self.duplicates)

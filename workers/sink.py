@@ -70,9 +70,7 @@ class Sink:
         self._nexus_folder = Path(settings.nexus)
         self.ledger = Ledger(Path(settings.ledger))
         self._named: set[str] = set()
-        self.core = SinkCore(
-            time.time_ns() >> 10, sessions=self.ledger.sessions(), name_nexus=self._name_nexus, build=build
-        )
+        self.core = SinkCore(time.time_ns() >> 10, sessions=self.ledger.sessions(), build=build)
         self._restore()
         self._wake_out, self._wake_in = os.pipe()
         os.set_blocking(self._wake_in, False)
@@ -169,6 +167,7 @@ class Sink:
             self._send(self.core.receive(peer, message, payload, self._clock()))
 
     def _commit(self, group: Group, now: float) -> bool:
+        group.name_files(self._name_nexus)
         try:
             outcome = self.ledger.commit(group, time.time())
         except sqlite3.Error as error:

@@ -59,8 +59,6 @@ class SinkCore:
         Grows each time the sink starts anew.
     sessions
         The last serial on disk of each dispatcher's session (:meth:`Ledger.sessions`). Serials count from 1.
-    name_nexus
-        Gives a new run the path of its NeXus file.
     build
         Gives a recipe's reducer; its ``outputs`` say what a result must hold.
     """
@@ -70,13 +68,11 @@ class SinkCore:
         epoch: int,
         *,
         sessions: dict[int, int] | None = None,
-        name_nexus: Callable[[RunOpen], str | None] = lambda _: None,
         build: Callable[[RecipeSpec], Any] = recipes.build,
     ) -> None:
         self.counters = Counters()
         self.runs: OrderedDict[str, RunState] = OrderedDict()
         self._epoch = epoch
-        self._name_nexus = name_nexus
         self._build = build
         self._books: dict[str, dict[tuple[str, str], Books]] = defaultdict(dict)
         self._peers: OrderedDict[bytes, Hello] = OrderedDict()
@@ -159,8 +155,7 @@ class SinkCore:
         self._waiting.begin(now)
         self._serials[session] = self._waiting.group.sessions[session] = serial
         if readable(message):
-            path = self._name_nexus(message) if isinstance(message, RunOpen) else None
-            self._waiting.group.control.append((message, path))
+            self._waiting.group.control.append((message, None))
         else:
             self.counters.bad += 1
             self._complain(f"{hello.name}: {type(message).__name__} {message.run}: its document is no JSON object")

@@ -113,7 +113,7 @@ class Sink(Process):
         """Open the ledger and take over what is in it."""
         self.ledger = Ledger(self.path)
         self._limit()
-        self.core = SinkCore(self.world.epoch(), sessions=self.ledger.sessions(), name_nexus=self._name_nexus)
+        self.core = SinkCore(self.world.epoch(), sessions=self.ledger.sessions())
         reader = LedgerReader(self.path)
         rows = {row.run: row for row in reversed(reader.runs(REMEMBERED))}
         rows.update((row.run, row) for row in reader.open_runs())
@@ -170,6 +170,7 @@ class Sink(Process):
     def _commit(self, group: Group) -> None:
         if self.dies == "before":
             return self._die()
+        group.name_files(self._name_nexus)
         try:
             outcome = self.ledger.commit(group, self.world.wall)
         except sqlite3.Error as error:
