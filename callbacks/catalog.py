@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlsplit
 
 from ..workers.errors import PoolError, SettingsError
+from ..workers.pool_file import CatalogAddress
 from ..workers.process import Process
+from .tiled_server import KEY_FILE, read_or_make_key, server_uri
 
 if TYPE_CHECKING:
     from bluesky_tiled_plugins import CatalogOfBlueskyRuns
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from .buffer import FlushableBuffer
 
 log = logging.getLogger(__name__)
+
+PORT_FILE: Final = "port"
+"""In the catalog's folder: the server's port, which the next one takes too if it is free."""
 
 PATIENCE: Final = 60.0
 """s that the server may not answer until it is held to hang: a large table holds up everything else in it."""
@@ -69,28 +74,42 @@ class Catalog:
         SettingsError
             The directory can't be made.
         """
+        catalog = cls.begin(directory, readable=readable, port=port)
+        import tiled.client  # noqa: F401 - takes a second or two, as the server does: let both go on at once
+
+        try:
+            catalog.wait_ready()
+        except BaseException:
+            catalog.close()
+            raise
+        return catalog
+
+    @classmethod
+    def begin(cls, directory: Path | str, *, readable: Sequence[Path | str] = (), port: int = 0) -> Self:
+        """Do what :meth:`start` does, without waiting until the server answers; who asks for a catalog waits then.
+
+        Raises
+        ------
+        SettingsError
+            The directory can't be made, or its key may be read by others.
+        """
         directory = Path(directory).resolve()
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            read_or_make_key(directory / KEY_FILE)
+            # The number is fixed here, so that a restarted server is found where the first one was.
+            port = port or kept_port(directory / PORT_FILE)
         except OSError as error:
             raise SettingsError(f"catalog's folder {directory} can't be made: {error.strerror}; name another") from None
         settings = {
             "directory": str(directory),
             "readable": [str(Path(each).resolve()) for each in readable],
-            # The number is fixed here, so that a restarted server is found where the first one was.
-            "port": port or free_port(),
+            "port": port,
         }
         command = [sys.executable, "-m", "haltere.callbacks.tiled_server", json.dumps(settings)]
         process = Process("catalog", command, directory / "server.log", patience=PATIENCE)
         process.start()
-        import tiled.client  # noqa: F401 - takes a second or two, as the server does: let both go on at once
-
-        try:
-            ready = process.ready(60)
-        except BaseException:
-            process.close()
-            raise
-        return cls(ready["uri"], directory / "api_key", process)
+        return cls(server_uri(port), directory / KEY_FILE, process)
 
     @classmethod
     def connect(cls, uri: str, api_key_file: Path | str) -> Self:
@@ -104,6 +123,27 @@ class Catalog:
         catalog = cls(uri.rstrip("/"), Path(api_key_file))
         read_key(catalog.api_key_file)
         return catalog
+
+    @property
+    def process(self) -> Process | None:
+        """The server, if it was started here."""
+        return self._process
+
+    @property
+    def address(self) -> CatalogAddress:
+        """Where others find it."""
+        return CatalogAddress(self.uri, str(self.api_key_file))
+
+    def wait_ready(self, timeout: float = 60.0) -> None:
+        """Wait until the server answers, if it was started here.
+
+        Raises
+        ------
+        PoolError
+            It can't start: the port is taken, say.
+        """
+        if self._process is not None:
+            self._process.ready(timeout)
 
     @property
     def raw(self) -> CatalogOfBlueskyRuns:
@@ -170,6 +210,7 @@ class Catalog:
 
     def _client(self, name: str) -> CatalogOfBlueskyRuns:
         if self._root is None:
+            self.wait_ready()
             self._root = connect(self.uri, read_key(self.api_key_file))
         if name not in self._clients:
             if name not in self._root:
@@ -237,8 +278,25 @@ def read_key(path: Path) -> str:
     return key
 
 
-def free_port() -> int:
-    """Return a port of the loopback that is free now."""
+def free_port(wanted: int = 0) -> int:
+    """Return ``wanted`` if that port of the loopback is free now, else another that is."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except (OSError, OverflowError):
+            probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def kept_port(path: Path) -> int:
+    """Return the port of the loopback that the file names if it is free, else another; the file then names that.
+
+    So a catalog that is started anew is found where it was, by sessions that are still there.
+    """
+    try:
+        port = free_port(int(path.read_text()))
+    except (OSError, ValueError):
+        port = free_port()
+    path.write_text(f"{port}\n")
+    return port

@@ -31,6 +31,11 @@ SPEC: Final = {"name": "CatalogOfBlueskyRuns", "version": "3.0"}
 KEY_FILE: Final = "api_key"
 
 
+def server_uri(port: int) -> str:
+    """Return where the server's API is."""
+    return f"http://127.0.0.1:{port}/api/v1"
+
+
 def read_or_make_key(path: Path) -> str:
     """Return the API key in ``path``; a new file gets a random one and is its owner's alone."""
     try:
@@ -130,7 +135,7 @@ def serve(settings: dict[str, Any]) -> None:
 
     make_database(directory / "catalog.db")
     app = build_app_from_config(configuration(directory, settings["readable"], key))
-    uri = f"http://127.0.0.1:{listening.getsockname()[1]}/api/v1"
+    uri = server_uri(listening.getsockname()[1])
 
     def announce() -> None:
         try:

@@ -11,20 +11,24 @@ import zmq
 
 from . import sockets
 from .errors import WireError
-from .wire.messages import MAX_CONTROL, Status, StatusReply, decode, encode
+from .wire.messages import MAX_CONTROL, Message, Status, StatusReply, decode, encode
 
 log = logging.getLogger(__name__)
 
 _serials = count(1)
 
 
-def ask(endpoint: str, timeout: float) -> dict[str, Any] | None:
-    """Return what the process at ``endpoint`` says of itself; ``None`` if it says nothing for ``timeout`` seconds."""
+def ask(endpoint: str, timeout: float, *first: Message) -> dict[str, Any] | None:
+    """Return what the process at ``endpoint`` says of itself; ``None`` if it says nothing for ``timeout`` seconds.
+
+    ``first`` are messages that it is told before, so its answer says that it has taken them.
+    """
     serial = next(_serials)
     socket = sockets.make(zmq.Context.instance(), zmq.DEALER, MAX_CONTROL)
     try:
         socket.connect(endpoint)
-        socket.send(encode(Status(serial)))
+        for message in (*first, Status(serial)):
+            socket.send(encode(message))
         if not socket.poll(int(1000 * timeout)):
             return None
         reply = decode(socket.recv())

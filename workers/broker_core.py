@@ -53,6 +53,10 @@ MAX_CLAIMS: Final = 32
 """Series that ingests are told of; fewer than a :class:`Gauge` has room for."""
 
 
+MAX_ENDPOINTS: Final = 64
+"""Detectors that are pulled from; an ingest takes no more."""
+
+
 class Send(NamedTuple):
     """What to send to whom."""
 
@@ -126,6 +130,7 @@ class BrokerCore:
             Beat: self._beat,
             Nack: self._nack,
             Bye: self._bye,
+            Connect: self._connect,
             Status: self._status,
         }
 
@@ -336,6 +341,14 @@ class BrokerCore:
         if self.peers.knows(peer, message.session, now) is not None:
             self._give_back(self.peers.lose(peer), -1)
         return []
+
+    def _connect(self, peer: bytes, message: Connect, now: float) -> list[Send]:
+        """Have a detector pulled from before any run names it, so that a scan's first frames come live."""
+        if message.endpoint not in self._endpoints and len(self._endpoints) >= MAX_ENDPOINTS:
+            self.counts["endpoints beyond the bound"] += 1
+            return []
+        self._endpoints[message.endpoint] = message.protocol
+        return [Send(each.peer, message) for each in self.peers.of("ingest")]
 
     def _status(self, peer: bytes, message: Status, now: float) -> list[Send]:
         return [Send(peer, status_reply(message.serial, self.snapshot()))]

@@ -186,6 +186,7 @@ class Pool(PoolView):
             stays=stays,
             directory=str(directory),
             nexus=str(nexus),
+            roots=[str(root.resolve()) for root in roots],
             endpoints=endpoints,
             catalog=catalog,
         )
@@ -206,7 +207,8 @@ class Pool(PoolView):
         self._answering = Answering(self.endpoints.pool, self._tell)
         self._place.publish(self.file)
 
-    def _own_status(self, timeout: float) -> dict[str, Any]:
+    def own_status(self, timeout: float = 5.0) -> dict[str, Any]:
+        """Say whose it is, and how its processes do."""
         return self._tell()
 
     def _tell(self) -> dict[str, Any]:

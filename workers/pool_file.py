@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from .errors import PoolError
+from .errors import PoolError, SettingsError
 from .locks import Lock, is_held
 from .whereabouts import Life, Whereabouts
 
@@ -45,6 +45,8 @@ class PoolFile(Struct, frozen=True, kw_only=True):
     stays: bool
     directory: str
     nexus: str
+    roots: list[str] = []
+    """The folders that detectors' files may be read from."""
     endpoints: Endpoints
     catalog: CatalogAddress | None = None
 
@@ -67,15 +69,17 @@ class Place:
 
         Raises
         ------
-        PoolError
-            Another pool has it: says whose it is.
+        SettingsError
+            Another pool has it: says whose it is. Or it can't be written.
         """
         try:
             taken = self._lock.take(HANDOVER)
         except OSError as error:
-            raise PoolError(f"{self.directory / LOCK} can't be made: {error.strerror}; name another folder") from None
+            raise SettingsError(
+                f"{self.directory / LOCK} can't be made: {error.strerror}; name another folder"
+            ) from None
         if not taken:
-            raise PoolError(f"{self.directory} has a pool already{whose(self._read())}: one pool per directory")
+            raise SettingsError(f"{self.directory} has a pool already{whose(self._read())}: one pool per directory")
 
     def _read(self) -> PoolFile | None:
         try:
@@ -131,7 +135,7 @@ def read(directory: Path) -> PoolFile | None:
     path = directory / FILE
     try:
         return msgspec.json.decode(path.read_bytes(), type=PoolFile)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, msgspec.DecodeError) as error:
         raise PoolError(f"{path} can't be read: {error}; remove it if no pool runs there") from None

@@ -10,6 +10,7 @@ from typing import Any
 from .asking import ask
 from .errors import PoolError
 from .pool_file import Endpoints, PoolFile
+from .wire.messages import Connect
 
 
 class PoolView:
@@ -48,7 +49,7 @@ class PoolView:
             ``pool``: whose it is; ``processes``: pid, restarts and more of each; ``broker``, ``sink``: their own words,
             or ``None`` while down. :func:`~.status.report` makes of it what people ask for.
         """
-        pool = self._own_status(timeout)
+        pool = self.own_status(timeout) or {}
         return {
             "pool": {key: value for key, value in pool.items() if key != "processes"},
             "processes": pool.get("processes", {}),
@@ -56,8 +57,16 @@ class PoolView:
             "sink": ask(self.endpoints.sink, timeout),
         }
 
-    def _own_status(self, timeout: float) -> dict[str, Any]:
-        return ask(self.endpoints.pool, timeout) or {}
+    def pull(self, endpoint: str, protocol: str, timeout: float = 5.0) -> bool:
+        """Have the ingest pull from a detector before any run names it: a scan's first frames then come live.
+
+        Return whether the broker has taken it. If not, the first run that names the detector does the same.
+        """
+        return ask(self.endpoints.broker, timeout, Connect(endpoint, protocol)) is not None
+
+    def own_status(self, timeout: float = 5.0) -> dict[str, Any] | None:
+        """Ask the pool's owner alone: whose it is, and its processes. None if it doesn't answer."""
+        return ask(self.endpoints.pool, timeout)
 
 
 class AttachedPool(PoolView):

@@ -45,6 +45,7 @@ Frames = Annotated[Path | None, typer.Option(help="A recorded frame (any format 
 FlipOption = Annotated[Flip | None, typer.Option(help="Turn the recorded frame: ud up-down, lr left-right.")]
 Poni = Annotated[Path | None, typer.Option(help="The geometry of the recorded frames (pyFAI's .poni).")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for a program to read.")]
+Directory = Annotated[Path | None, typer.Option(help="The sessions' folder; else as in haltere.toml.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything simulated: the same seed gives the same bits.")]
 ModelOption = Annotated[Model, typer.Option(help="The simulated Eiger.")]
 
@@ -131,6 +132,20 @@ def sim(
             json=as_json,
         )
     )
+
+
+@app.command()
+def up(
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that reduce; else as in haltere.toml.")] = None,
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """Keep a pool and a catalog running; sessions with the same directory attach to it. Ctrl-C or SIGTERM ends it."""
+    from .up import keep
+    from .workers.settings import load
+
+    given = {"workers": workers, "directory": directory}
+    keep(load(**{key: value for key, value in given.items() if value is not None}), as_json=as_json)
 
 
 @app.command()

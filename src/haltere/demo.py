@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .outcome import Outcome, outcome
 from .recording import Recording
+from .services import POOL
 from .session import Session
 from .workers.errors import SettingsError
 from .workers.pool import Chaos
+from .workers.pool_file import find, whose
 from .workers.settings import load
 
 if TYPE_CHECKING:
@@ -149,6 +151,8 @@ def fresh_folder(path: Path) -> Path:
     """
     if path.exists() and not (path / MARK).exists() and (not path.is_dir() or any(path.iterdir())):
         raise SettingsError(f"{path} holds something else than a demo: name an empty folder with --keep")
+    if find(path / POOL) is not None:
+        raise SettingsError(f"{path} is in use by a pool{whose(find(path / POOL))}: name another folder with --keep")
     try:
         if path.exists():
             shutil.rmtree(path)

@@ -53,9 +53,10 @@ def namespace(shell: InteractiveShell | None = None, **settings: Any) -> dict[st
     session.RE.waiting_hook = ProgressBarManager()  # type: ignore[assignment]  # bluesky declares it None
     session.follower.subscribe(Verdict())
     kind = "simulated" if session.simulated else "beamline"
+    pool = f"the pool of process {session.pool.file.pid}" if session.attached else f"{session.settings.workers} workers"
     print(
         f"haltere ({kind}) · {session.eiger.name} {session.xspress3.name} {session.pilc.name} · "
-        f"{session.settings.workers} workers · {session.directory}"
+        f"{pool} · {session.directory}"
     )
     return {
         "session": session,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .workers.errors import PoolError
-from .workers.pool import Pool
+from .workers.pool_view import PoolView
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Outcome:
         return asdict(self)
 
 
-def outcome(raw_uid: str, stop: Mapping[str, Any], pool: Pool, wall: float, catalog: Path) -> Outcome:
+def outcome(raw_uid: str, stop: Mapping[str, Any], pool: PoolView, wall: float, catalog: Path) -> Outcome:
     """Return the outcome that a processed run's stop document tells of.
 
     Raises

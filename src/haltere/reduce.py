@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Final
 
 from .outcome import Outcome, outcome
-from .session import recorder_command
+from .services import recorder_command
 from .session_log import session_log
 from .workers.assets import AssetStore
 from .workers.errors import FileError, PoolError, ReductionError, SettingsError

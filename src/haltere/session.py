@@ -5,9 +5,7 @@ This is the composition root. It may import every folder; nothing in the folders
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import MutableMapping, Sequence
+from collections.abc import MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,15 +14,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from .beamline import connect, data_folders, simulated_addresses, simulated_beamline
+from .beamline import connect, simulated_addresses, simulated_beamline
 from .defaults import default_recipes
 from .recording import Recording
+from .services import Services
 from .session_log import session_log
 from .workers.assets import AssetStore
 from .workers.errors import HaltereError, PoolError
 from .workers.folders import make_folder
-from .workers.pool import Chaos, Endpoints, Pool
-from .workers.process import Process
+from .workers.pool import Chaos, Pool
+from .workers.pool_view import AttachedPool
 from .workers.recipes import Recipe
 from .workers.settings import BeamlineSettings, Settings
 
@@ -57,13 +56,15 @@ class Session:
         The catalog ``raw``: ``db[-1]`` is the last scan. ``catalog.processed`` holds the reduced runs.
     recipes
         What is reduced when a plan's ``md["recipes"]`` doesn't say otherwise.
+    attached
+        Catalog and pool are those that ``haltere up`` keeps; they outlive the session.
     """
 
     settings: Settings
     directory: Path
     RE: RunEngine
     catalog: Catalog
-    pool: Pool
+    pool: Pool | AttachedPool
     dispatcher: Dispatcher
     follower: Follower
     raw_writer: FlushableBuffer
@@ -73,6 +74,7 @@ class Session:
     stage: Stage
     recipes: tuple[Recipe, ...]
     simulated: bool
+    attached: bool
     _stack: ExitStack = field(repr=False)
 
     @property
@@ -114,8 +116,11 @@ class Session:
         recording: Recording | None = None,
         chaos: Chaos | None = None,
         log: bool = False,
+        wait: bool = True,
     ) -> Self:
         """Start what the settings name; without a beamline in them, a simulated one.
+
+        If ``haltere up`` keeps a pool and a catalog for the settings' directory, those are used, and outlive it.
 
         Parameters
         ----------
@@ -128,6 +133,9 @@ class Session:
         log
             Keep the log in ``logs/session.log``, and show our warnings in one line each: what a person at a terminal
             wants. A program has its own ways.
+        wait
+            Return when the catalog's server answers, too. It takes longest to start, and nothing needs it at once:
+            documents wait for it, and who asks for the catalog does.
 
         Raises
         ------
@@ -136,43 +144,33 @@ class Session:
         """
         recording = recording or Recording()
         directory = settings.directory.resolve()
-        raw = directory / "raw"
-        for folder in (directory, directory / "logs", raw):
+        for folder in (directory, directory / "logs", directory / "raw"):
             make_folder(folder)
         with ExitStack() as stack:
             if log:
                 stack.enter_context(session_log(directory / "logs" / "session.log"))
-            beamline = settings.beamline
-            simulator = None if beamline else stack.enter_context(_Closing(simulated_beamline(settings, recording)))
-            # The slow starters go side by side: the catalog server, the simulator, the imports.
-            with ThreadPoolExecutor(3) as starters:
-                if simulator is not None:
-                    simulator.start()
-                readable = [raw, directory / "nexus", *(() if beamline is None else data_folders(beamline))]
-                starting_catalog = starters.submit(_start_catalog, directory / "catalog", readable)
-                importing = starters.submit(_import_devices)
+            simulator = None
+            if settings.beamline is None:
+                simulator = simulated_beamline(settings, recording)
+                stack.callback(simulator.close)
+                simulator.start()
+            # The slow starters go side by side: the simulator, the catalog's server, the pool, the imports.
+            with ThreadPoolExecutor(1) as importer:
+                importing = importer.submit(_import_devices)
                 try:
-                    catalog = starting_catalog.result()
+                    services = Services.attach(settings, stack) or Services.start(
+                        settings, stack, chaos=chaos, beside=[] if simulator is None else [simulator]
+                    )
                 finally:
                     importing.result()
-            stack.callback(catalog.close)
+            beamline = settings.beamline
             if simulator is not None:
                 beamline = simulated_addresses(simulator.ready(60))
             assert beamline is not None
-            pool = stack.enter_context(
-                Pool.local(
-                    settings.workers,
-                    directory=directory / "pool",
-                    nexus=directory / "nexus",
-                    roots=[raw, *data_folders(beamline)],
-                    recorder=lambda endpoints, ledger: recorder_command(endpoints, ledger, catalog),
-                    streams=[(beamline.eiger.stream, "simplon-1")],
-                    ring_bytes=settings.ring_bytes,
-                    backfill=settings.backfill,
-                    chaos=chaos,
-                )
-            )
-            return cls._join(settings, directory, beamline, recording, catalog, pool, simulator is not None, stack)
+            services.pool.pull(beamline.eiger.stream, "simplon-1")
+            if wait:
+                services.catalog.wait_ready()
+            return cls._join(settings, directory, beamline, recording, services, simulator is not None, stack)
 
     @classmethod
     def _join(
@@ -181,8 +179,7 @@ class Session:
         directory: Path,
         beamline: BeamlineSettings,
         recording: Recording,
-        catalog: Catalog,
-        pool: Pool,
+        services: Services,
         simulated: bool,
         stack: ExitStack,
     ) -> Self:
@@ -192,6 +189,7 @@ class Session:
         from .callbacks.dispatch import Dispatcher
         from .callbacks.following import Follower
 
+        catalog, pool = services.catalog, services.pool
         devices = connect(beamline, directory / "raw")
         recipes = default_recipes(settings, recording, AssetStore(pool.assets))
         engine = RunEngine(persistent_metadata(directory))  # type: ignore[arg-type]  # any mapping will do
@@ -218,6 +216,7 @@ class Session:
             raw_writer=writer,
             recipes=recipes,
             simulated=simulated,
+            attached=services.attached,
             _stack=stack.pop_all(),
             **devices,
         )
@@ -235,42 +234,12 @@ class Session:
         self.close()
 
 
-class _Closing(ExitStack):
-    """``with`` for a process: ends it."""
-
-    def __init__(self, process: Process) -> None:
-        super().__init__()
-        self._process = process
-
-    def __enter__(self) -> Process:  # type: ignore[override]
-        self.callback(self._process.close)
-        return self._process
-
-
-def recorder_command(endpoints: Endpoints, ledger: Path, catalog: Catalog) -> Sequence[str]:
-    """Return what the pool runs as its recorder."""
-    settings = {
-        "bind": endpoints.recorder,
-        "sink": endpoints.sink,
-        "ledger": str(ledger),
-        "catalog": catalog.uri,
-        "api_key_file": str(catalog.api_key_file),
-    }
-    return [sys.executable, "-m", "haltere.callbacks.recorder", json.dumps(settings)]
-
-
 def persistent_metadata(directory: Path) -> MutableMapping[str, Any]:
     """Return the RunEngine's metadata, kept in a file so that scan numbers go on over sessions."""
     from bluesky.utils import PersistentDict
 
     kept: MutableMapping[str, Any] = PersistentDict(str(directory / "metadata"))
     return kept
-
-
-def _start_catalog(directory: Path, readable: Sequence[Path]) -> Catalog:
-    from .callbacks.catalog import Catalog
-
-    return Catalog.start(directory, readable=readable)
 
 
 def _import_devices() -> None:

@@ -22,10 +22,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 if __name__ == "__main__":  # found as the tests find it, or where PYTHONPATH says
     from bluesky.utils import RunEngineInterrupted
@@ -230,7 +231,7 @@ def main(options: dict[str, Any]) -> None:
             "ready",
             pid=os.getpid(),
             processes={**processes, "catalog": session.catalog.pid},
-            endpoints=asdict(session.pool.endpoints),
+            endpoints=msgspec.structs.asdict(session.pool.endpoints),
             ledger=str(session.pool.ledger),
         )
         pilot = Pilot(session)

@@ -19,7 +19,7 @@ import psutil
 from haltere.callbacks.dispatch import Dispatcher
 from haltere.callbacks.following import Follower
 from haltere.callbacks.recording import Recorder
-from haltere.session import recorder_command
+from haltere.services import recorder_command
 from haltere.workers.ledger_reader import LedgerReader
 from haltere.workers.pool import Endpoints, Pool
 from haltere.workers.wire.documents import unpack

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from haltere.workers.errors import PoolError
+from haltere.workers.errors import PoolError, SettingsError
 from haltere.workers.locks import Lock, is_held
 from haltere.workers.pool_file import FILE, Endpoints, Place, PoolFile, find
 from haltere.workers.whereabouts import Whereabouts
@@ -64,7 +64,7 @@ def test_a_second_pool_is_told_whose_directory_it_is(tmp_path: Path) -> None:
     place = Place(tmp_path)
     place.take()
     place.publish(file(tmp_path, Whereabouts.mine()))
-    with pytest.raises(PoolError, match=rf"has a pool already \(pid {os.getpid()} on .*, since Nov 1. ..:..\)"):
+    with pytest.raises(SettingsError, match=rf"has a pool already \(pid {os.getpid()} on .*, since Nov 1. ..:..\)"):
         Place(tmp_path).take()
     place.leave()
     again = Place(tmp_path)

@@ -10,7 +10,7 @@ StreamOpen   dispatcher → sink → broker → worker      a detector's frames 
 Expect       dispatcher → sink → broker               these frames exist, and in which file they are
 RunClose     dispatcher → sink → broker               the run has ended; this many frames were promised
 Ack          sink → dispatcher                        your control messages up to this one are on disk
-Connect      broker → ingest                          pull frames from this endpoint
+Connect      session → broker → ingest                pull frames from this endpoint
 Claim        broker → ingest                          this series is of that run: so treat its frames
 Frames       ingest → broker                          these frames are in the ring, there
 Dropped      ingest → broker                          these frames came and were let go, for this reason
