@@ -44,6 +44,9 @@ GREETING: Final = 2.0
 TURN: Final = 500
 """Messages taken from a socket before what is due is looked at."""
 
+UNREAD: Final = 2
+"""Answers, of up to 32 MiB each, that wait for a session to read them: it asks one question at a time."""
+
 MAX_SESSIONS: Final = 256
 """Most questions that wait for an answer; the oldest is then answered with what there is."""
 
@@ -90,6 +93,7 @@ def work(settings: RecorderSettings, lifeline: Lifeline) -> None:
     """Record until the end."""
     context = zmq.Context()
     sessions = sockets.make(context, zmq.ROUTER, MAX_CONTROL)
+    sessions.sndhwm = UNREAD
     sockets.bind(sessions, settings.bind)
     ledger_path = Path(settings.ledger)
     ledger = wait_for_ledger(ledger_path, lifeline)

@@ -20,7 +20,7 @@ MAX_CONTROLS: Final = 20_000
 """The same for control messages: their dispatcher resends them."""
 
 FIRST_PAUSE: Final = 0.2
-LONGEST_PAUSE: Final = 5.0
+LONGEST_PAUSE: Final = 1.0
 
 
 @dataclass(slots=True)

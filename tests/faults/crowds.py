@@ -25,7 +25,10 @@ from .scan import Scan
 
 SEED: Final = 11
 
-GROWTH: Final = 100 << 20
+ASKED: Final = 400
+"""Times that each deaf listener asks for a whole run."""
+
+GROWTH: Final = 20 << 20
 """Bytes that a process may grow by, whatever is done to its sockets."""
 
 TIMES: Final = 5
@@ -86,24 +89,21 @@ def stall_listeners(rig: Rig) -> None:
         follower.send_signal(signal.SIGSTOP)
         rig.now()
         asking = documents.encode(documents.Fetch(1, -1, [documents.Cursor(rig.hutch.uid, 0)], 1000, 0))
-        deaf = [
-            (rig.pool.endpoints.recorder, [asking] * 2000),
-            (rig.pool.endpoints.recorder, [asking] * 2000),
-            (rig.pool.endpoints.sink, [encode(Hello(VERSION, "recorder", "deaf", 1))]),
-        ]
-        for endpoint, said in deaf:
-            socket = stack.enter_context(context.socket(zmq.DEALER))
+        deaf = [context.socket(zmq.DEALER) for _ in range(3)]
+        for socket in deaf:
             socket.linger = 0
             socket.rcvhwm = 1
-            socket.connect(endpoint)
-            for data in said:
-                socket.send(data)
+            socket.connect(rig.pool.endpoints.recorder if socket is not deaf[0] else rig.pool.endpoints.sink)
+        deaf[0].send(encode(Hello(VERSION, "recorder", "deaf", 1)))
         rig.hutch.wait()
         rig.follower.wait(rig.hutch.uid)
+        for _ in range(ASKED):
+            for socket in deaf[1:]:
+                socket.send(asking)
+        list(rig.follower.documents(rig.hutch.uid))  # whoever listens is answered, after those
         grown = {name: rss(rig, name) - before for name, before in grown.items()}
         follower.kill()
     rig.note = ", ".join(f"{name} grew by {size >> 20} MiB" for name, size in grown.items())
-    assert max(grown.values()) < GROWTH, rig.note
 
 
 @contextmanager
@@ -125,6 +125,12 @@ def following(endpoint: str) -> Iterator[subprocess.Popen[str]]:
 def rss(rig: Rig, name: str) -> int:
     """Return a process's memory, bytes."""
     return int(psutil.Process(rig.pid(name)).memory_info().rss)
+
+
+def bounded(rig: Rig, report: Report) -> list[str]:
+    """Complain if a process grew too much, or died."""
+    grown = [int(word) for word in report.note.split() if word.isdigit()]
+    return [*([report.note] if max(grown) > GROWTH >> 20 else []), *nobody_died(rig, report)]
 
 
 def nobody_died(rig: Rig, report: Report) -> list[str]:
@@ -170,7 +176,8 @@ FAULTS: Final = (
         expects="Nobody waits for them: the others hear all in time, and memory stays bounded.",
         strike=stall_listeners,
         at=0.1,
-        check=nobody_died,
+        catalog=False,  # importing Tiled's client alone takes 100 MiB, at about this time
+        check=bounded,
     ),
     PoolFault(
         name="overload",
