@@ -22,7 +22,13 @@ STRIKES: Final = 2
 """So many times a frame may kill a worker before it is quarantined."""
 
 DEATHS: Final = 5
-"""So many times a batch may kill a worker alone before any of its frames is named; then all of it is quarantined."""
+"""So many times a batch may kill a worker alone before any of its frames is named; then all of it is quarantined.
+
+So many times in a row a stream's recipes may kill workers that set them up; then it isn't tried for a while.
+"""
+
+SETUP_AGAIN: Final = 60.0
+"""Seconds during which the batches of such a stream are quarantined untried. Later, one death is enough for more."""
 
 
 _CAME, _UNSEEN = FrameEvent.CAME, Frame.UNSEEN  # for each frame: an enum's attributes take their time
@@ -173,6 +179,11 @@ class Batch:
         else:
             self.give_up(frame, FrameEvent.LACKING, reason)
 
+    def condemn(self, frames: Iterable[int], reason: str) -> None:
+        """Leave out all of them: no worker comes as far as to try one."""
+        for frame in frames:
+            self.give_up(frame, FrameEvent.UNTRIED, reason)
+
     def strike(self, nack: Nack, frames: range) -> None:
         """Note that the batch killed a worker. A frame is quarantined only if it was named, alone, and twice."""
         if nack.frame in frames:
@@ -182,8 +193,7 @@ class Batch:
         elif self.isolate:
             self.deaths += 1
             if self.deaths >= DEATHS:
-                for frame in frames:
-                    self.give_up(frame, FrameEvent.KILLED, nack.reason)
+                self.condemn(frames, nack.reason)
         self.isolate = True
 
     def unreadable(self, nack: Nack, frames: range, now: float, *, final: bool) -> None:

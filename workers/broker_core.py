@@ -333,7 +333,11 @@ class BrokerCore:
         self.peers.end(lease, now)
         stream = self.runs.stream(lease.key)
         if stream is not None:
-            stream.refuse(lease.number, message, now)
+            if message.setup:
+                stream.give_back(lease.number)
+                stream.cannot_set_up(peer, [each.peer for each in self.peers.of("worker")], message.reason, now)
+            else:
+                stream.refuse(lease.number, message, now)
             self._again(lease, stream, now)
         return []
 
@@ -402,7 +406,7 @@ class BrokerCore:
     def _give(self, peer: Peer, now: float) -> list[Send]:
         key, number, backfill, charged = self._queue.take(self.peers.backfilling)
         stream = self.runs.stream(key)
-        work = None if stream is None else stream.work(number, self._token + 1)
+        work = None if stream is None else stream.work(number, self._token + 1, now)
         if stream is None or work is None:
             self._queue.let_go(backfill, charged)
             return []  # done meanwhile

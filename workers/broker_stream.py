@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 
-from .broker_batch import Batch, Event, Held, Key, State
+from .broker_batch import DEATHS, SETUP_AGAIN, Batch, Event, Held, Key, State
 from .broker_files import FileMap
 from .broker_lane import Lane
 from .frame_life import FrameEvent
@@ -50,6 +51,10 @@ class Stream:
         self._beside = [key for key in self.files.keys if live is not None and key != live.key]
         """Inputs that come by file although the stream has a live lane."""
         self._cursor = 0
+        self._setup_deaths: Counter[bytes] = Counter()
+        """By worker, since a batch was last reduced."""
+        self._untried = ("", float("-inf"))
+        """Why batches aren't tried, and until when."""
 
     # --- what comes in -----------------------------------------------------------------------------------------------
 
@@ -209,18 +214,21 @@ class Stream:
         batch.move(Event.READY)
         return bool(batch.held)
 
-    def work(self, number: int, token: int) -> Work | None:
+    def work(self, number: int, token: int, now: float) -> Work | None:
         """Return the batch as work and mark it leased; None if it isn't queued (any more)."""
         batch = self.batches.get(number)
         if batch is None or batch.state is not State.QUEUED:
             return None
         batch.move(Event.SENT)
         first, stop = self.bounds(number)
+        wanted = [frame for frame in range(first, stop) if frame not in batch.held and frame not in batch.absent]
+        batch.owe(wanted)
+        if now < self._untried[1]:
+            batch.condemn(range(first, stop), self._untried[0])
+            wanted = []
         rings: dict[str, list[Block]] = {}
         for frame in sorted(batch.held):
             rings.setdefault(batch.held[frame].ring, []).append(batch.held[frame].block)
-        wanted = [frame for frame in range(first, stop) if frame not in batch.held and frame not in batch.absent]
-        batch.owe(wanted)
         files = []
         for key in self.files.keys:
             if key in self._beside:
@@ -253,6 +261,15 @@ class Stream:
             batch.unreadable(nack, frames, now, final=self.confirmed and self.lane.settled(now))
         else:
             batch.strike(nack, frames)
+
+    def cannot_set_up(self, worker: bytes, workers: Collection[bytes], reason: str, now: float) -> None:
+        """Note that a worker died when it set the recipes up; ``workers`` : all that are there.
+
+        When each of them has, and none has reduced a batch meanwhile, it isn't for want of a good worker.
+        """
+        self._setup_deaths[worker] += 1
+        if self._setup_deaths.total() >= DEATHS and all(self._setup_deaths[each] for each in workers):
+            self._untried = reason, now + SETUP_AGAIN
 
     # --- accounts ----------------------------------------------------------------------------------------------------
 
@@ -309,5 +326,7 @@ class Stream:
 
     def _finish(self, number: int, event: Event) -> None:
         batch = self.batches.pop(number)
+        if event is Event.DONE and len(batch.absent) < self.size:
+            self._setup_deaths.clear()
         batch.move(event)
         self.freed += batch.blocks

@@ -34,6 +34,7 @@ class FrameEvent(StrEnum):
     LACKING = "lacking"
     WORTHLESS = "worthless"
     KILLED = "killed"
+    UNTRIED = "untried"
     CUT = "cut"
     REDUCED = "reduced"
     READ = "read, no lane"
@@ -71,6 +72,12 @@ FRAME: Final = StateTable(
         ),
         ([_F.OWED], _E.WORTHLESS, _F.CONDEMNED, "The same, of a frame that came damaged: it was there."),
         ([_F.HELD, _F.OWED], _E.KILLED, _F.CONDEMNED, "Alone it has killed a worker, twice."),
+        (
+            [_F.HELD, _F.OWED],
+            _E.UNTRIED,
+            _F.CONDEMNED,
+            "The reducer dies each time before it comes to a frame: the recipe can't be set up, most likely.",
+        ),
         ([_F.HELD], _E.CUT, _F.SURPLUS, "The run has ended before it."),
         ([_F.HELD], _E.REDUCED, _F.LIVE, "Every recipe has reduced it."),
         ([_F.OWED], _E.REDUCED, _F.BACKFILLED, "Every recipe has reduced it."),

@@ -21,8 +21,15 @@ class Ready(Struct, array_like=True, frozen=True, tag="READY"):
     """Reducer → worker: I am there, imports done."""
 
 
+BETWEEN: Final = -1
+SETTING_UP: Final = -2
+
+
 class At(Struct, array_like=True, frozen=True, tag="AT"):
-    """Reducer → worker: I am at this frame (said only if frames go one by one)."""
+    """Reducer → worker: I am at this frame (said only if frames go one by one).
+
+    ``frame`` may be :data:`SETTING_UP`, or :data:`BETWEEN`: at none.
+    """
 
     token: int
     frame: int

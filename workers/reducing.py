@@ -29,7 +29,7 @@ from .errors import ChunkError, HaltereError, ReductionError
 from .files import FrameReader
 from .frame_life import FRAME, STATUS, Frame, FrameEvent
 from .payload import Piece, pack
-from .pipe import At, Failed, Ready, Record, Reduced, Unframer, frame
+from .pipe import BETWEEN, SETTING_UP, At, Failed, Ready, Record, Reduced, Unframer, frame
 from .reading import Reading, Unreadable
 from .reducers.base import Array, Batch, Output, Partial, Reducer, Setup
 from .wire.messages import (
@@ -173,7 +173,12 @@ class Reducing:
             status[each.frame - work.first] = STATUS[FRAME.move(before, FrameEvent.REPORTED)]
             reasons[each.frame] = each.reason
         some = len(absent) < work.n
+        new = some and key not in self._operators
+        if new:
+            self._say(At(work.token, SETTING_UP))
         operators = self._operators_of(key, stream, ready=some)
+        if new:
+            self._say(At(work.token, BETWEEN))
         rows = [Rows.empty(operator, work.n) for operator in operators]
         try:
             for group in self._reading.groups(stream, work):
@@ -199,6 +204,8 @@ class Reducing:
             return Failed(
                 Nack(*key[:2], work.first, work.n, work.token, -1, str(error)[:CAP], True, sorted(error.missing))
             )
+        if work.isolate:  # what ails the result is no frame's fault
+            self._say(At(work.token, BETWEEN))
         if worse:  # their files may have them whole; nothing of this batch stands until that is known
             found = [Damaged(number, why) for number, why in sorted(worse.items())]
             reason = f"{len(worse)} frames came damaged, {found[0].frame} first: {found[0].reason}"

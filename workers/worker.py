@@ -25,7 +25,7 @@ from . import shell, sockets
 from .death import describe_exit
 from .errors import SettingsError, WireError
 from .lifeline import Lifeline, announce
-from .pipe import At, Failed, Ready, Record, Reduced, Unframer, frame
+from .pipe import BETWEEN, SETTING_UP, At, Failed, Ready, Record, Reduced, Unframer, frame
 from .reducing import MAX_STREAMS, ReducingSettings
 from .shell import ShellSettings
 from .wire.messages import MAX_CONTROL, Name, decode, encode
@@ -306,14 +306,17 @@ class Worker:
         self._poller.unregister(child.channel)
         code = child.end()
         work = self.core.running
-        number = child.at.frame if work is not None and child.at.token == work.token and work.isolate else -1
+        at = child.at.frame if work is not None and child.at.token == work.token else BETWEEN
+        number = at if at >= 0 and work is not None and work.isolate else -1
         how = f"no progress in {self.settings.stall:g} s" if self._hung else f"worker died, {describe_exit(code)}"
+        if at == SETTING_UP:
+            how += ", while the recipes were set up"
         where = "" if work is None else f" in {work.run}/{work.stream} [{work.first}, {work.first + work.n})"
         log.error("%s%s%s", how, where, "" if number < 0 else f" on frame {number}")
         self._hung = False
         self._child = None
         self.core.willing = False
-        self._do(self.core.died(how, number))
+        self._do(self.core.died(how, number, setup=at == SETTING_UP))
         self._deaths = 1 if now - self._born > HEALTHY else self._deaths + 1
         self._start_at = now + PAUSES[min(self._deaths, len(PAUSES)) - 1]
 

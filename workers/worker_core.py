@@ -171,8 +171,10 @@ class WorkerCore:
         # Of a former session's the broker doesn't hold that it is here.
         return [ToBroker(nack), *self._grant()] if unit.session == self.session else self._grant()
 
-    def died(self, reason: str, frame: int) -> list[Action]:
+    def died(self, reason: str, frame: int, *, setup: bool = False) -> list[Action]:
         """Take word that the reducer died; ``frame`` is the one it was at if it went one by one, else −1.
+
+        ``setup`` : it was at no frame, the recipes were being set up.
 
         Only the first unit it was given can have been in work; the others go to its successor.
         """
@@ -180,7 +182,7 @@ class WorkerCore:
         if not self._running:
             return []
         work = self._running[0].work
-        nack = Nack(work.run, work.stream, work.first, work.n, work.token, frame, reason[:500], False)
+        nack = Nack(work.run, work.stream, work.first, work.n, work.token, frame, reason[:500], False, setup=setup)
         out = self.failed(nack, UnitEvent.DIED)
         while self._running:
             unit = self._running.pop()

@@ -15,7 +15,7 @@ from haltere.workers.ingest_core import IngestCore, Source
 from haltere.workers.ledger import Ledger
 from haltere.workers.ledger_reader import LedgerReader
 from haltere.workers.ledger_rows import Group
-from haltere.workers.pipe import At, Failed
+from haltere.workers.pipe import BETWEEN, SETTING_UP, At, Failed
 from haltere.workers.reading import Reading
 from haltere.workers.reducing import Reducing
 from haltere.workers.sink_core import REMEMBERED, SinkCore
@@ -454,12 +454,13 @@ class Worker(Process):
     def _bury(self, how: str) -> None:
         assert self._child is not None
         work, at = self.core.running, self._child.at
-        number = at.frame if work is not None and at.token == work.token and work.isolate else -1
+        where = at.frame if work is not None and at.token == work.token else BETWEEN
+        number = where if where >= 0 and work is not None and work.isolate else -1
         if number >= 0 and work is not None:
             self.world.checks.blamed(work, number)
         self._child = None
         self._busy = False
         self.core.willing = False
-        self._do_all(self.core.died(how, number))
+        self._do_all(self.core.died(how, number, setup=where == SETTING_UP))
         self._deaths += 1
         self.after(PAUSES[min(self._deaths, len(PAUSES)) - 1] + 0.02, self._child_ready)

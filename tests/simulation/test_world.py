@@ -97,8 +97,8 @@ def acknowledge_before_it_is_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 def read_what_was_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     real = Stream.work
 
-    def early(self: Stream, number: int, token: int) -> Any:
-        work = real(self, number, token)
+    def early(self: Stream, number: int, token: int, now: float) -> Any:
+        work = real(self, number, token, now)
         batch = self.batches.get(number)
         if batch is not None:
             self.freed += batch.held.values()

@@ -601,6 +601,44 @@ def test_a_batch_that_kills_every_worker_before_a_frame_is_named_ends_in_quarant
     assert [each.status for each in work.absent] == [QUARANTINED] * 4
 
 
+def setup_died(bench: Bench, work: Work, peer: bytes = b"w") -> None:
+    key = work.run, work.stream, work.first, work.n, work.token
+    bench.hear(peer, Nack(*key, -1, "died while it was set up", False, setup=True))
+
+
+def test_recipes_that_no_worker_can_set_up_are_not_tried_for_a_while(bench: Bench) -> None:
+    bench.open()
+    bench.worker()
+    bench.frames(0, 1, 2, 3)
+    for _ in range(5):
+        (work,) = bench.work()
+        assert work.absent == []
+        assert not work.isolate, "no frame is suspected"
+        setup_died(bench, work)
+    (work,) = bench.work()
+    assert [(each.status, each.reason) for each in work.absent] == [(QUARANTINED, "died while it was set up")] * 4
+    assert (work.ring, work.files) == ([], [])
+    bench.done([(0, 8)])
+    bench.wait(61, alive=(b"w",))
+    bench.frames(8, 9, 10, 11)
+    (work,) = bench.work()
+    assert work.absent == [], "the recipes may be mended"
+    setup_died(bench, work)
+    (work,) = bench.work()
+    assert len(work.absent) == 4, "one more death is enough"
+
+
+def test_recipes_that_one_worker_cannot_set_up_and_others_can_cost_no_frame(bench: Bench) -> None:
+    bench.open()
+    bench.worker(b"ill", credit=100)
+    bench.worker(b"slow", credit=0)
+    bench.frames(0, 1, 2, 3)
+    for _ in range(20):
+        (work,) = bench.work()
+        assert work.absent == []
+        setup_died(bench, work, b"ill")
+
+
 # --- workers ---------------------------------------------------------------------------------------------------------
 
 

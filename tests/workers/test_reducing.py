@@ -11,7 +11,7 @@ import pytest
 
 from haltere.workers.errors import ReductionError
 from haltere.workers.payload import unpack
-from haltere.workers.pipe import At, Failed, Reduced
+from haltere.workers.pipe import BETWEEN, SETTING_UP, At, Failed, Reduced
 from haltere.workers.reducers.base import Array, Batch, Output, Partial, Reducer, Setup
 from haltere.workers.reducing import Reducing
 from haltere.workers.ring import Ring
@@ -221,7 +221,7 @@ def test_a_frame_alone_gives_the_same_bits_as_in_a_batch(bench: Bench) -> None:
     bench.open("sums")
     _, together = bench.reduce(work(4, bench.spans(4, 4)))
     _, alone = bench.reduce(work(4, bench.spans(4, 4), isolate=True))
-    assert [each.frame for each in bench.at] == [4, 5, 6, 7]
+    assert [each.frame for each in bench.at] == [SETTING_UP, BETWEEN, 4, 5, 6, 7, BETWEEN]
     assert all(alone[name].tobytes() == array.tobytes() for name, array in together.items() if name in alone)
 
 

@@ -237,6 +237,21 @@ def test_a_frame_that_kills_its_worker_is_quarantined_by_name_and_costs_no_other
     assert np.isnan(bench.values[20])
 
 
+def test_recipes_that_kill_whoever_sets_them_up_quarantine_the_frames_and_not_one_batch_at_a_time(
+    bench: Bench,
+) -> None:
+    (bench.folder / "deadly").touch()
+    bench.worker()
+    bench.run({})
+    bench.finish()
+    assert bench.statuses() == {QUARANTINED: others()}
+    reason = "worker died, killed by SIGSEGV, while the recipes were set up"
+    assert bench.reasons() == dict.fromkeys(others(), reason)
+    status = ask(bench.broker, 5)
+    assert status is not None
+    assert status["counts"]["NACK"] <= 6
+
+
 def test_a_frame_that_hangs_its_reducer_is_quarantined_and_the_beats_never_stop(bench: Bench) -> None:
     bench.worker(stall=1.0)
     bench.run({9: HANGING})

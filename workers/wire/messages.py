@@ -375,6 +375,7 @@ class Nack(Message, frozen=True, tag="NACK"):
 
     ``retryable``: the fault may pass (a file that is late); otherwise it is the frame's own. ``missing`` are the frames
     that can't be read; none named means all that were to be. Those ``damaged`` could be read, but don't decode.
+    ``setup``: it failed before it came to a frame, when the recipes were set up.
     """
 
     run: Uid
@@ -387,6 +388,7 @@ class Nack(Message, frozen=True, tag="NACK"):
     retryable: bool
     missing: Annotated[list[Index], Meta(max_length=MAX_BATCH)] = []
     damaged: Annotated[list[Damaged], Meta(max_length=MAX_BATCH)] = []
+    setup: bool = False
 
 
 class Bye(Message, frozen=True, tag="BYE"):
