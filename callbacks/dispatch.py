@@ -17,7 +17,8 @@ from event_model.documents import Event, EventPage
 from ..workers import sockets
 from ..workers.errors import WireError
 from ..workers.recipes import Recipe
-from ..workers.wire.messages import MAX_CONTROL, VERSION, Ack, Hello, Welcome, decode, encode
+from ..workers.whereabouts import Whereabouts
+from ..workers.wire.messages import MAX_CONTROL, VERSION, Ack, Beat, Bye, Hello, Welcome, decode, encode
 from .buffer import join_datums
 from .dispatch_core import DispatchCore
 from .reduction import Reduction
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 Document = dict[str, Any]
 
 TICK: Final = 0.2  # s
+BEAT: Final = 1.0  # s
+LINGER_MS: Final = 200
 BOUND: Final = 100_000
 """Most documents that wait for the dispatcher's thread. stream_datums join while they do, so a full queue is a bug."""
 
@@ -63,6 +66,8 @@ class Dispatcher(DocumentRouter):
         """Documents that found the queue full."""
         self.passed_over = 0
         """Documents that couldn't be read; the log says which and why."""
+        self._name = str(Whereabouts.mine())
+        self._beat_at = 0.0
         self._core = DispatchCore(time_ns() // 1000, recipes, [root.resolve() for root in roots], reduction)
         self._waiting: list[tuple[str, Document]] = []
         self._datums: dict[str | None, int] = {}
@@ -192,7 +197,9 @@ class Dispatcher(DocumentRouter):
                     # Whatever went wrong in one turn, the next runs must still be told of.
                     log.exception("the dispatcher's turn failed")
         finally:
-            self._socket.close()
+            # Nobody is left to close what is still open: the sink need not wait for it.
+            self._send(encode(Bye(self._core.session)))
+            self._socket.close(LINGER_MS)
             self._wake_in.close()
 
     def _turn(self, heard: bool) -> None:
@@ -220,7 +227,11 @@ class Dispatcher(DocumentRouter):
                     self.passed_over += 1
                     log.exception("the dispatcher passes over a %s document", name)
             if greet or core.impatient(now):
-                self._send(encode(Hello(VERSION, "dispatcher", "session", core.session)))
+                self._send(encode(Hello(VERSION, "dispatcher", self._name, core.session)))
+            elif now >= self._beat_at:
+                # While it lives, its runs are open; a sink that is new says that it doesn't know it.
+                self._beat_at = now + BEAT
+                self._send(encode(Beat(core.session)))
             for data in core.outgoing(now):
                 self._send(data)
         finally:

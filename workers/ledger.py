@@ -39,6 +39,7 @@ create table if not exists consts(
     spec blob not null, payload blob not null, after integer not null default 0,
     primary key(run, stream, cfg, recipe, name));
 create table if not exists sessions(session integer primary key, serial integer not null);
+create table if not exists tellers(run text primary key, session integer not null, name text not null);
 """
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -92,6 +93,8 @@ class Ledger:
                     "insert into sessions values(?,?) on conflict(session) do update set serial=excluded.serial",
                     (session, serial),
                 )
+            for run, (session, name) in group.tellers.items():
+                db.execute("insert or replace into tellers values(?,?,?)", (run, session, name))
             for run, count in group.duplicates.items():
                 db.execute("update runs set duplicates=duplicates+? where run=? and completed is null", (count, run))
             db.execute("commit")
@@ -182,6 +185,13 @@ class Ledger:
     def sessions(self) -> dict[int, int]:
         """Return the last serial of each dispatcher's session that is on disk."""
         return dict(self._db.execute("select session, serial from sessions").fetchall())
+
+    def tellers(self) -> dict[str, tuple[int, str]]:
+        """Return, of each run that isn't complete, the session that told of it, and its name."""
+        rows = self._db.execute(
+            "select run, session, name from tellers where run in (select run from runs where completed is null)"
+        )
+        return {run: (session, name) for run, session, name in rows}
 
     def close(self) -> None:
         """Close it. May be called again."""

@@ -84,6 +84,8 @@ class Group:
     batches: list[BatchRow] = field(default_factory=list)
     consts: list[ConstRow] = field(default_factory=list)
     sessions: dict[int, int] = field(default_factory=dict)
+    tellers: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Per run that is opened: the session that tells of it, and its name."""
     duplicates: dict[str, int] = field(default_factory=dict)
     """Per run: results that were seen to be duplicates before they came here."""
 

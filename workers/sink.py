@@ -31,6 +31,8 @@ from .nexus_follower import NexusFollower
 from .payload import MAX_PAYLOAD
 from .shell import ShellSettings
 from .sink_core import REMEMBERED, Send, SinkCore
+from .sink_tellers import Tellers
+from .whereabouts import is_gone
 from .wire.messages import AnyMessage, Beat, RecipeSpec, RunOpen, decode, encode
 
 log = logging.getLogger(__name__)
@@ -70,7 +72,8 @@ class Sink:
         self._nexus_folder = Path(settings.nexus)
         self.ledger = Ledger(Path(settings.ledger))
         self._named: set[str] = set()
-        self.core = SinkCore(time.time_ns() >> 10, sessions=self.ledger.sessions(), build=build)
+        tellers = Tellers(self.ledger.tellers(), is_gone)
+        self.core = SinkCore(time.time_ns() >> 10, sessions=self.ledger.sessions(), tellers=tellers, build=build)
         self._restore()
         self._wake_out, self._wake_in = os.pipe()
         os.set_blocking(self._wake_in, False)
@@ -133,6 +136,7 @@ class Sink:
         if self._socket in events:
             self._hear()
         now = self._clock()
+        self.core.close_abandoned(now, time.time())
         group = self.core.take(now)
         if group is not None:
             self._commit(group, now)
@@ -161,7 +165,7 @@ class Sink:
                     log.warning("%s (%d so far)", error, self._garbage.count)
                 continue
             if isinstance(message, Beat):
-                self._send(self.core.unsure(peer))
+                self._send(self.core.unsure(peer, self._clock()))
                 continue
             payload = frames[2].buffer if len(frames) == 3 else None
             self._send(self.core.receive(peer, message, payload, self._clock()))

@@ -93,6 +93,10 @@ class RunState:
     duplicates: int = 0
     phase: Phase = Phase.OPEN
     completed: float | None = None
+    abandoned: bool = False
+    """Its session is gone, and the sink closed it."""
+    late: bool = False
+    """Of an abandoned one: that somebody goes on to tell of it has been said."""
     nexus: str | None = None
 
     def total(self, stream: str) -> int:
@@ -135,6 +139,7 @@ class RunState:
             "phase": self.phase,
             "closed": closed,
             "completed": self.completed,
+            "abandoned": self.abandoned,
             "nexus": self.nexus,
             "duplicates": self.duplicates,
             "streams": streams,
@@ -152,6 +157,10 @@ class Counters:
     unknown: int = 0
     refused: int = 0
     gaps: int = 0
+    abandoned: int = 0
+    """Runs closed here, because their sessions were gone."""
+    late: int = 0
+    """Control messages of runs that had been closed so."""
     commits: int = 0
     errors: int = 0
     ledger_us: int = 0

@@ -17,10 +17,12 @@ from .ledger_rows import BatchRow, Control, Group, Outcome, RunRow
 from .sink_books import Books, Counters, Outputs, Phase, RunEvent, RunState, StreamState, dones
 from .sink_check import check, readable
 from .sink_group import MAX_BUFFER, MAX_CONTROLS, Grouping
+from .sink_tellers import REASON, Tellers, by_sink, close
 from .status_reply import status_reply
 from .wire.messages import (
     Ack,
     AnyMessage,
+    Bye,
     Done,
     Expect,
     Hello,
@@ -59,6 +61,8 @@ class SinkCore:
         Grows each time the sink starts anew.
     sessions
         The last serial on disk of each dispatcher's session (:meth:`Ledger.sessions`). Serials count from 1.
+    tellers
+        Who told of the runs that are open.
     build
         Gives a recipe's reducer; its ``outputs`` say what a result must hold.
     """
@@ -68,6 +72,7 @@ class SinkCore:
         epoch: int,
         *,
         sessions: dict[int, int] | None = None,
+        tellers: Tellers | None = None,
         build: Callable[[RecipeSpec], Any] = recipes.build,
     ) -> None:
         self.counters = Counters()
@@ -79,6 +84,7 @@ class SinkCore:
         self._broker: bytes | None = None
         self._committed_serials = dict(sessions or {})
         self._serials = dict(self._committed_serials)
+        self._tellers = tellers or Tellers()
         self._waiting = Grouping()
         self._next_full = 0.0
         self._finished: list[str] = []
@@ -115,12 +121,14 @@ class SinkCore:
         if isinstance(message, RunOpen | StreamOpen | Expect | RunClose):
             return self._control(peer, message, now)
         if isinstance(message, Hello):
-            return self._hello(peer, message)
+            return self._hello(peer, message, now)
+        if isinstance(message, Bye):
+            self._bye(peer, message)
         if isinstance(message, Status):
             return [(peer, status_reply(message.serial, self.status()))]
         return []
 
-    def _hello(self, peer: bytes, message: Hello) -> list[Send]:
+    def _hello(self, peer: bytes, message: Hello, now: float) -> list[Send]:
         self._peers[peer] = message
         self._peers.move_to_end(peer)
         while len(self._peers) > MAX_PEERS:
@@ -131,9 +139,16 @@ class SinkCore:
             for run in self._open_runs():
                 answer += [(peer, each) for each in run.control]
                 answer += self._full(peer, run)
-        elif message.role == "dispatcher" and message.session in self._committed_serials:
-            answer.append((peer, Ack(message.session, self._committed_serials[message.session])))
+        elif message.role == "dispatcher":
+            self._tellers.hears(message.session, now)
+            if message.session in self._committed_serials:
+                answer.append((peer, Ack(message.session, self._committed_serials[message.session])))
         return answer
+
+    def _bye(self, peer: bytes, message: Bye) -> None:
+        hello = self._peers.get(peer)
+        if hello is not None and hello.role == "dispatcher" and hello.session == message.session:
+            self._tellers.leaves(message.session)
 
     def _control(self, peer: bytes, message: Control, now: float) -> list[Send]:
         hello = self._peers.get(peer)
@@ -153,13 +168,37 @@ class SinkCore:
             self.counters.refused += 1
             return []
         self._waiting.begin(now)
+        self._tellers.hears(session, now)
         self._serials[session] = self._waiting.group.sessions[session] = serial
+        if self._comes_late(message, hello):
+            return []
         if readable(message):
             self._waiting.group.control.append((message, None))
+            if isinstance(message, RunOpen):
+                self._waiting.group.tellers[message.run] = session, hello.name
+                self._tellers.opens(message.run, session, hello.name)
+            elif isinstance(message, RunClose):
+                self._tellers.closes(message.run)
         else:
             self.counters.bad += 1
             self._complain(f"{hello.name}: {type(message).__name__} {message.run}: its document is no JSON object")
         return []
+
+    def _comes_late(self, message: Control, hello: Hello) -> bool:
+        """Say whether the message is of a run that was closed for want of a session: acknowledged, and left at that."""
+        run = self.runs.get(message.run)
+        if run is None or not run.abandoned:
+            return False
+        if isinstance(message, RunOpen):
+            return False  # told anew from its documents, it may have other recipes; with the same nothing changes
+        self.counters.late += 1
+        if not run.late:
+            run.late = True
+            self._complain(
+                f"run {message.run}: {hello.name} goes on to tell of it, but it was closed as its session seemed gone: "
+                "left out; `haltere backfill` reduces what the catalog has of it"
+            )
+        return True
 
     def _result(self, peer: bytes, message: Result, payload: Any, now: float) -> list[Send]:
         self.counters.results += 1
@@ -287,6 +326,7 @@ class SinkCore:
         elif isinstance(message, Expect) and message.stream in run.streams:
             run.streams[message.stream].expected.add(message.first, message.stop)
         elif isinstance(message, RunClose):
+            run.abandoned |= run.totals is None and by_sink(message)
             run.close({total.stream: total.n for total in message.totals})
 
     def _outputs(self, message: StreamOpen) -> Outputs:
@@ -320,6 +360,7 @@ class SinkCore:
         run = self.runs[uid]
         run.move(RunEvent.WRITTEN)
         run.completed = now
+        self._tellers.forget(uid)
         return [send for peer in self._listeners() for send in self._full(peer, run)]
 
     def _forget(self) -> None:
@@ -357,6 +398,19 @@ class SinkCore:
             return []
         return [send for run in self._open_runs() for send in self._full(self._broker, run)]
 
+    def close_abandoned(self, now: float, wall: float) -> None:
+        """Close the runs whose sessions ended without saying so. ``wall`` : s since 1970."""
+        waiting = [uid for uid, run in self.runs.items() if run.phase is Phase.OPEN]
+        for uid in self._tellers.abandoned(waiting, now):
+            run = self.runs[uid]
+            totals = {stream: run.total(stream) for stream in run.streams}
+            self._waiting.begin(now)
+            self._waiting.group.control.append((close(run.open, totals, wall), None))
+            self._tellers.closes(uid)
+            self.counters.abandoned += 1
+            promised = ", ".join(f"{n} frames of {stream}" for stream, n in totals.items()) or "no frame"
+            log.warning("run %s: %s (%s); closed with %s", uid, REASON, self._tellers.name(uid) or "unknown", promised)
+
     def lost(self, peer: bytes) -> list[Send]:
         """Take note that ``peer`` can't be reached. A broker that comes back must say Hello, and hears everything."""
         self._peers.pop(peer, None)
@@ -364,8 +418,11 @@ class SinkCore:
             self._broker = None
         return []
 
-    def unsure(self, peer: bytes) -> list[Send]:
-        """Return what to tell a peer that beats but hasn't said Hello to this sink."""
+    def unsure(self, peer: bytes, now: float) -> list[Send]:
+        """Take a beat. Return what to tell a peer that hasn't said Hello to this sink."""
+        hello = self._peers.get(peer)
+        if hello is not None and hello.role == "dispatcher":
+            self._tellers.hears(hello.session, now)
         return [] if peer in self._peers else [(peer, Welcome(1, self._epoch, 0, 0))]
 
     def status(self) -> dict[str, Any]:

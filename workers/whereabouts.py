@@ -66,6 +66,13 @@ class Whereabouts:
         return Life.LIVES if started(self.pid) == self.started else Life.GONE
 
 
+def is_gone(word: str) -> bool | None:
+    """Look whether the process of that word is gone; None if that can't be seen from here, or it's no such word."""
+    found = Whereabouts.parse(word)
+    life = Life.ELSEWHERE if found is None else found.life()
+    return None if life is Life.ELSEWHERE else life is Life.GONE
+
+
 @cache
 def this_host() -> str:
     """Return a word for this host, since its last boot; containers count as hosts, because their pids are their own."""

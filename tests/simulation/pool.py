@@ -138,7 +138,7 @@ class Sink(Process):
         """Take anybody's message."""
         message = decode(parts[0])
         if isinstance(message, Beat):
-            self._say(self.core.unsure(peer))
+            self._say(self.core.unsure(peer, self.world.now))
         else:
             payload = parts[1] if len(parts) == 2 else None
             self._say(self.core.receive(peer, message, payload, self.world.now))

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,12 @@ from typing import Any
 import psutil
 import pytest
 
+from haltere.callbacks.following import Follower
+from haltere.workers.ledger_reader import LedgerReader
+from haltere.workers.pool import Pool
 from haltere.workers.pool_file import find
 from haltere.workers.pool_view import AttachedPool
+from haltere.workers.sink_tellers import REASON
 
 from ..faults.flight import Flight
 
@@ -81,6 +86,54 @@ def test_a_session_uses_it_and_leaves_it_running(up: Up) -> None:
     assert stop["exit_status"] == "success"
     assert stop["frames"]["eiger"]["expected"] == 75
     assert up.pids() == before
+
+
+def test_a_session_that_is_killed_leaves_a_run_that_ends_and_says_why(up: Up) -> None:
+    before = up.pids()
+    with Flight(up.directory, rows=40, columns=50) as flight:
+        run = flight.wait("start")["uid"]
+        flight.wait("frames", n=100)
+        flight.kill()
+    row, account = completed(up.directory / "pool" / "ledger.db", run)
+    assert (row.exit_status, row.stop["reason"]) == ("fail", REASON)
+    assert account["eiger"]["expected"] >= 100
+    for stream in account.values():
+        assert sum(stream[each] for each in ("live", "backfilled", "quarantined", "lost")) == stream["expected"]
+        assert stream["quarantined"] == stream["lost"] == 0
+    assert up.pids() == before
+    assert f"run {run}: {REASON}" in (up.directory / "pool" / "logs" / "sink.log").read_text()
+    follower = Follower(up.pool.endpoints.recorder)
+    try:
+        stop = follower.wait(run)
+    finally:
+        follower.close()
+    assert (stop["exit_status"], stop["reason"]) == ("fail", REASON)
+
+
+def test_the_next_pool_ends_the_run_of_a_session_that_took_its_own_pool_with_it(tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    with Flight(directory, rows=40, columns=50) as flight:
+        run = flight.wait("start")["uid"]
+        flight.wait("frames", n=100)
+        flight.kill()
+    with Pool.local(1, directory=directory / "pool", nexus=directory / "nexus", roots=[directory / "raw"]) as pool:
+        row, account = completed(pool.ledger, run)
+    assert (row.exit_status, row.stop["reason"]) == ("fail", REASON)
+    for stream in account.values():
+        assert sum(stream[each] for each in ("live", "backfilled", "quarantined", "lost")) == stream["expected"] > 0
+
+
+def completed(ledger: Path, run: str) -> tuple[Any, dict[str, Any]]:
+    """Wait until a run is complete; return its row, and its account."""
+    reader = LedgerReader(ledger)
+    deadline = time.monotonic() + 90
+    try:
+        while (row := reader.run(run)) is None or row.completed is None:
+            assert time.monotonic() < deadline, row
+            time.sleep(0.05)
+        return row, reader.accounting(run)
+    finally:
+        reader.close()
 
 
 def test_it_ends_in_order_and_takes_all_with_it(up: Up) -> None:
