@@ -321,7 +321,12 @@ class DispatchCore:
                 continue
             for stream in run.streams.values():
                 if stream.promised() > stream.next:
-                    yield stream.expect(run.name)
+                    try:
+                        yield stream.expect(run.name)
+                    except WireError as error:
+                        log.error(
+                            "run %s goes on without %s from frame %d on: %s", run.uid, stream.name, stream.next, error
+                        )
                     break
             else:
                 if run.stop is not None:

@@ -9,8 +9,9 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from ..workers.errors import WireError
 from ..workers.intervals import IntervalSet
-from ..workers.wire.messages import MAX_BATCH, MAX_CONTROL, Expect, FileSpan, InputSpec, encode
+from ..workers.wire.messages import MAX_BATCH, MAX_CONTROL, Expect, FileSpan, InputSpec, decode, encode
 
 BATCH_SECONDS: Final = 0.1
 """A batch holds about this long a piece of the scan: a result is never older than that by batching alone."""
@@ -71,10 +72,12 @@ class Stream:
     keys: dict[str, Key]
     next: int = 0
     """The first frame that no Expect has named yet."""
+    refused: bool = False
+    """Whether what its documents say can't be told to the pool; its further frames are left out."""
 
     def promised(self) -> int:
         """Return where the frames end that every key has promised without a gap from ``next`` on."""
-        stop = None
+        stop = self.next if self.refused else None
         for key in self.keys.values():
             gaps = key.promised.gaps(self.next, 2**40)
             reach = gaps[0][0] if gaps else 2**40
@@ -82,15 +85,33 @@ class Stream:
         return self.next if stop is None else max(stop, self.next)
 
     def expect(self, run: str) -> Expect:
-        """Take what one message can say of the frames that no Expect has named yet; its serial is 0."""
+        """Take what one message can say of the frames that no Expect has named yet; its serial is 0.
+
+        Raises
+        ------
+        WireError
+            Not even of one frame can it be said where it lies. The stream is refused from then on.
+        """
         first, stop = self.next, self.promised()
         while True:
             spans = [cut(span, first, stop) for key in self.keys.values() for span in key.spans]
             files = [span for span in spans if span is not None]
             message = Expect(0, run, self.name, first, stop, files)
-            if (len(files) <= MAX_SPANS and len(encode(message)) < MAX_CONTROL - 64) or stop - first == 1:
+            size = len(encode(message))
+            if len(files) <= MAX_SPANS and size < MAX_CONTROL - 64:
                 break
+            if stop - first == 1:
+                self.refused = True
+                raise WireError(
+                    f"frame {first} lies in {len(files)} files or datasets, to name them takes {size} bytes, and "
+                    f"{MAX_SPANS} and {MAX_CONTROL - 64} can be: fewer data keys, or shorter paths, would do"
+                )
             stop = first + (stop - first) // 2
+        try:
+            decode(encode(message))
+        except WireError:
+            self.refused = True
+            raise
         self.next = stop
         for key in self.keys.values():
             rest = [cut(span, stop, 2**40) for span in key.spans]

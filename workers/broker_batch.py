@@ -179,10 +179,10 @@ class Batch:
         else:
             self.give_up(frame, FrameEvent.LACKING, reason)
 
-    def condemn(self, frames: Iterable[int], reason: str) -> None:
+    def condemn(self, frames: Iterable[int], event: FrameEvent, reason: str) -> None:
         """Leave out all of them: no worker comes as far as to try one."""
         for frame in frames:
-            self.give_up(frame, FrameEvent.UNTRIED, reason)
+            self.give_up(frame, event, reason)
 
     def strike(self, nack: Nack, frames: range) -> None:
         """Note that the batch killed a worker. A frame is quarantined only if it was named, alone, and twice."""
@@ -193,7 +193,7 @@ class Batch:
         elif self.isolate:
             self.deaths += 1
             if self.deaths >= DEATHS:
-                self.condemn(frames, nack.reason)
+                self.condemn(frames, FrameEvent.UNTRIED, nack.reason)
         self.isolate = True
 
     def unreadable(self, nack: Nack, frames: range, now: float, *, final: bool) -> None:

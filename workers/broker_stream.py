@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from typing import Final
 
 from .broker_batch import DEATHS, SETUP_AGAIN, Batch, Event, Held, Key, State
 from .broker_files import FileMap
 from .broker_lane import Lane
 from .frame_life import FrameEvent
 from .intervals import IntervalSet
-from .wire.messages import Block, Claim, Expect, Frames, Nack, RingSpan, StreamOpen, Work
+from .wire.messages import MAX_FILES, MAX_WORK, Block, Claim, Expect, Frames, Nack, RingSpan, StreamOpen, Work, encode
+
+SHORT_WORK: Final = 24
+"""So many pieces of files and reasons fit into a WORK, however long each of them may be."""
 
 
 class Stream:
@@ -221,17 +225,28 @@ class Stream:
             return None
         batch.move(Event.SENT)
         first, stop = self.bounds(number)
-        wanted = [frame for frame in range(first, stop) if frame not in batch.held and frame not in batch.absent]
-        batch.owe(wanted)
+        batch.owe(frame for frame in range(first, stop) if frame not in batch.held and frame not in batch.absent)
         if now < self._untried[1]:
-            batch.condemn(range(first, stop), self._untried[0])
-            wanted = []
+            batch.condemn(range(first, stop), FrameEvent.UNTRIED, self._untried[0])
+        work = self._work(batch, first, stop, token)
+        long = len(work.files) + len(work.absent) + len(work.damaged) > SHORT_WORK  # else there is no need to look
+        if long and (len(work.files) > MAX_FILES or len(encode(work)) > MAX_WORK):
+            reason = (
+                f"frames {first} to {stop - 1} lie in {len(work.files)} pieces of files, more than a message can name: "
+                "let the detector have fewer data keys, fewer files or shorter paths"
+            )
+            batch.condemn(range(first, stop), FrameEvent.UNSAYABLE, reason)
+            work = self._work(batch, first, stop, token)
+        return work
+
+    def _work(self, batch: Batch, first: int, stop: int, token: int) -> Work:
+        wanted = [frame for frame in range(first, stop) if frame not in batch.held and frame not in batch.absent]
         rings: dict[str, list[Block]] = {}
         for frame in sorted(batch.held):
             rings.setdefault(batch.held[frame].ring, []).append(batch.held[frame].block)
         files = []
         for key in self.files.keys:
-            if key in self._beside:
+            if key in self._beside and (wanted or batch.held):
                 files += self.files.spans(key, first, stop)
             elif wanted:
                 files += self.files.spans(key, wanted[0], wanted[-1] + 1)

@@ -35,6 +35,7 @@ class FrameEvent(StrEnum):
     WORTHLESS = "worthless"
     KILLED = "killed"
     UNTRIED = "untried"
+    UNSAYABLE = "unsayable"
     CUT = "cut"
     REDUCED = "reduced"
     READ = "read, no lane"
@@ -77,6 +78,12 @@ FRAME: Final = StateTable(
             _E.UNTRIED,
             _F.CONDEMNED,
             "The reducer dies each time before it comes to a frame: the recipe can't be set up, most likely.",
+        ),
+        (
+            [_F.HELD, _F.OWED],
+            _E.UNSAYABLE,
+            _F.CONDEMNED,
+            "The frames of its batch lie in so many files and datasets that no message can name them.",
         ),
         ([_F.HELD], _E.CUT, _F.SURPLUS, "The run has ended before it."),
         ([_F.HELD], _E.REDUCED, _F.LIVE, "Every recipe has reduced it."),

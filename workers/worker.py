@@ -28,7 +28,7 @@ from .lifeline import Lifeline, announce
 from .pipe import BETWEEN, SETTING_UP, At, Failed, Ready, Record, Reduced, Unframer, frame
 from .reducing import MAX_STREAMS, ReducingSettings
 from .shell import ShellSettings
-from .wire.messages import MAX_CONTROL, Name, decode, encode
+from .wire.messages import MAX_WORK, Name, decode, encode
 from .worker_core import Action, StreamKey, ToBroker, WorkerCore
 
 log = logging.getLogger(__name__)
@@ -203,7 +203,7 @@ class Worker:
     # --- sockets -----------------------------------------------------------------------------------------------------
 
     def _connect(self, endpoint: str) -> zmq.Socket[bytes]:
-        made = sockets.make(self._context, zmq.DEALER, MAX_CONTROL)
+        made = sockets.make(self._context, zmq.DEALER, MAX_WORK)
         made.identity = self.settings.name.encode()
         made.immediate = True  # nothing is queued for one that isn't there: it is sent again when it is
         made.linger = 200
@@ -231,7 +231,7 @@ class Worker:
             except zmq.Again:
                 return
             try:
-                message = decode(data)
+                message = decode(data, MAX_WORK)
             except WireError as error:
                 self.core.counts["malformed"] += 1
                 if self._flood.tell():

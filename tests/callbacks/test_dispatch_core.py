@@ -27,6 +27,7 @@ from haltere.workers.wire.messages import (
     StreamOpen,
     Welcome,
     decode,
+    encode,
 )
 
 PONI = {"dist": 0.1, "poni1": 0.0004, "poni2": 0.0004, "pixel1": 1e-4, "pixel2": 1e-4}
@@ -203,6 +204,34 @@ def test_a_start_document_beyond_the_limit_is_sent_without_its_largest_values(me
     assert isinstance(opened, RunOpen)
     assert "notes" not in json.loads(opened.start)
     assert json.loads(opened.start)["shape"] == [4, 6]
+
+
+def test_a_detector_whose_files_no_message_can_name_is_left_out_and_said_so_once(
+    measured: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    core = greeted(DispatchCore(1, [POSITIONS]))
+    core.document("start", {"uid": "run", "time": 0})
+    key = {"source": "", "dtype": "number", "dtype_numpy": "<f8", "shape": [], "external": "STREAM:"}
+    keys = [f"pilc_{number}" for number in range(200)]
+    described = {"uid": "d", "run_start": "run", "data_keys": dict.fromkeys(keys, key), "object_keys": {"pilc": keys}}
+    core.document("descriptor", described)
+    for name in keys:
+        uri = f"file://localhost/{'long/' * 80}{name}.h5"
+        resource = {"uid": name, "run_start": "run", "data_key": name, "uri": uri, "parameters": {"dataset": "/x"}}
+        core.document("stream_resource", {**resource, "mimetype": "application/x-hdf5"})
+        datum = {"uid": "", "stream_resource": name, "descriptor": "d", "indices": {"start": 0, "stop": 9}}
+        core.document("stream_datum", {**datum, "seq_nums": {"start": 1, "stop": 10}})
+    core.document("stop", {"uid": "s", "run_start": "run", "exit_status": "success"})
+    for name, doc in measured().documents():  # another run is none the worse
+        core.document(name, doc)
+    messages = told(core)
+    assert all(len(encode(each)) <= MAX_CONTROL for each in messages)
+    (closed,) = [each for each in of(RunClose, messages) if each.run == "run"]
+    assert [(total.stream, total.n) for total in closed.totals] == [("pilc", 0)]
+    assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1
+    assert "run run goes on without pilc from frame 0 on: frame 0 lies in 200 files or datasets" in caplog.text
+    assert [total.n for each in of(RunClose, messages) if each.run != "run" for total in each.totals] == [24]
+    assert core.idle
 
 
 def test_promises_that_are_too_long_for_one_message_are_split() -> None:

@@ -11,6 +11,8 @@ import pytest
 from haltere.workers.broker_core import SINK, BrokerCore
 from haltere.workers.wire.messages import (
     LOST,
+    MAX_CONTROL,
+    MAX_WORK,
     QUARANTINED,
     Beat,
     Block,
@@ -41,6 +43,7 @@ from haltere.workers.wire.messages import (
     StreamTotal,
     Welcome,
     Work,
+    decode,
     encode,
 )
 
@@ -599,6 +602,26 @@ def test_a_batch_that_kills_every_worker_before_a_frame_is_named_ends_in_quarant
         bench.nack(work, reason="worker died, exit code 3")
     (work,) = bench.work()
     assert [each.status for each in work.absent] == [QUARANTINED] * 4
+
+
+def test_a_batch_whose_files_no_message_can_name_is_quarantined_and_said_so(bench: Bench) -> None:
+    keys = [f"k{number}" for number in range(200)]
+    bench.open(live=False, inputs=tuple(InputSpec(key, (), "<f8") for key in keys))
+    bench.worker()
+    folder = "file:///" + "long/" * 60
+    for frame in range(8):
+        for some in (keys[:100], keys[100:]):  # the second batch lies in one file, the first one in many
+            where = [FileSpan(key, f"{folder}{max(4 - frame, 0)}.h5", key, frame, 1, frame) for key in some]
+            bench.sink(Expect, "run", "eiger", frame, frame + 1, where)
+    bench.close(8)
+    bench.wait(0.5, alive=(b"w",))
+    first, second = sorted(bench.work(), key=lambda work: work.first)
+    assert len(encode(first)) <= MAX_CONTROL
+    assert [each.status for each in first.absent] == [QUARANTINED] * 4
+    assert "frames 0 to 3 lie in 800 pieces of files, more than a message can name" in first.absent[0].reason
+    assert second.absent == []
+    assert MAX_CONTROL < len(encode(second)) <= MAX_WORK
+    assert decode(encode(second), MAX_WORK) == second
 
 
 def setup_died(bench: Bench, work: Work, peer: bytes = b"w") -> None:

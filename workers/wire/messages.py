@@ -49,6 +49,12 @@ MAX_CONTROL: Final = 64 * 1024
 MAX_STATUS: Final = 60 * 1024
 """Most bytes in what a process says of itself."""
 
+MAX_WORK: Final = 256 * 1024
+"""The same of a WORK, which names the files of each data key, and gives a reason for each frame that is left out."""
+
+MAX_FILES: Final = 2048
+"""Most pieces of files in a WORK."""
+
 MAX_BATCH: Final = 64
 """Most frames in a batch."""
 
@@ -345,7 +351,7 @@ class Work(Message, frozen=True, tag="WORK"):
     n: BatchSize
     token: Serial
     ring: Annotated[list[RingSpan], Meta(max_length=MAX_BATCH)]
-    files: Annotated[list[FileSpan], Meta(max_length=512)]
+    files: Annotated[list[FileSpan], Meta(max_length=MAX_FILES)]
     absent: Annotated[list[Absent], Meta(max_length=MAX_BATCH)]
     isolate: bool = False
     damaged: Annotated[list[Damaged], Meta(max_length=MAX_BATCH)] = []
@@ -508,16 +514,16 @@ def encode(message: Message) -> bytes:
     return _encoder.encode(message)
 
 
-def decode(data: Any) -> AnyMessage:
-    """Return the message that ``data`` (bytes-like) holds.
+def decode(data: Any, most: int = MAX_CONTROL) -> AnyMessage:
+    """Return the message that ``data`` (bytes-like, at most ``most`` bytes) holds.
 
     Raises
     ------
     WireError
         It is too long, not msgpack, of no known kind, or a field is out of bounds.
     """
-    if len(data) > MAX_CONTROL:
-        raise WireError(f"a message of {len(data)} bytes is over the limit of {MAX_CONTROL}: dropped")
+    if len(data) > most:
+        raise WireError(f"a message of {len(data)} bytes is over the limit of {most}: dropped")
     try:
         return _decoder.decode(data)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
