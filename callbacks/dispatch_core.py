@@ -270,6 +270,11 @@ class DispatchCore:
             self._warned.add((run, text))
             log.warning("run %s: %s", run, text)
 
+    def streams(self, run: str) -> list[StreamOpen]:
+        """Return what the sink is still to be told of a run's detectors."""
+        known = self._runs.get(run)
+        return [] if known is None else [each for each in known.queue if isinstance(each, StreamOpen)]
+
     # --- the sink ----------------------------------------------------------------------------------------------------
 
     def heard(self, message: Welcome | Ack, now: float) -> bool:

@@ -47,7 +47,9 @@ class Reduction:
 
     def marks(self) -> dict[str, str]:
         """Return what its start document says beside the raw run's."""
-        return {} if self.supersedes is None else {"supersedes": self.supersedes, "backfill": self.mode}
+        if self.name == self.raw:
+            return {}  # it carries on, or does what wasn't done when the run was measured
+        return {"backfill": self.mode} | ({} if self.supersedes is None else {"supersedes": self.supersedes})
 
 
 def attempt_uid(raw: str, recipes: Sequence[Recipe], attempt: int) -> str:
