@@ -22,6 +22,13 @@ STALL: Final = 60.0
 """Seconds that a batch may take."""
 
 
+DEATHS: Final = 8
+
+
+class ReducerDied(ReductionError):
+    """Of this batch."""
+
+
 class Apart:
     """Reduces from files, in a process of its own: a frame that kills the reducer kills nothing else.
 
@@ -77,7 +84,9 @@ class Apart:
         Raises
         ------
         ReductionError
-            It can't be: the reason, or how the reducer died.
+            It can't be read.
+        ReducerDied
+            The reducer died of it, or hung.
         """
         frames = range(first, first + n)
         wanted = set(frames if only is None else only)
@@ -108,7 +117,7 @@ class Apart:
             records = child.read()
             if records is None:
                 self._child = None
-                raise ReductionError(f"the reducer died, {describe_exit(child.end())}")
+                raise ReducerDied(f"the reducer died, {describe_exit(child.end())}")
             for record, payload in records:
                 if isinstance(record, Reduced | Failed):
                     return record, payload
@@ -118,7 +127,7 @@ class Apart:
                 self._child = None
                 child.kill()
                 child.end()
-                raise ReductionError(f"no result in {self._settings.stall:g} s")
+                raise ReducerDied(f"no result in {self._settings.stall:g} s")
 
     def close(self) -> None:
         """End the reducer."""
@@ -139,9 +148,22 @@ class Apart:
 def reducible(
     apart: Apart, stream: StreamOpen, spans: Sequence[FileSpan], frames: Iterable[int]
 ) -> Iterator[tuple[int, bool]]:
-    """Try each of these frames alone; give it, and whether it can be reduced."""
+    """Try each of these frames alone; give it, and whether it can be reduced.
+
+    A reducer that dies or hangs of every frame isn't asked of all of them: after a few in a row the rest can't either.
+    """
+    in_a_row = 0
     for frame in frames:
+        if in_a_row >= DEATHS:
+            yield frame, False
+            continue
         try:
-            yield frame, apart.reduce(stream, spans, frame, 1).status[0] < QUARANTINED
+            row = apart.reduce(stream, spans, frame, 1)
+        except ReducerDied:
+            in_a_row += 1
+            yield frame, False
         except ReductionError:
             yield frame, False
+        else:
+            in_a_row = 0
+            yield frame, row.status[0] < QUARANTINED

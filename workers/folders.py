@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,9 @@ from .whereabouts import Life, Whereabouts
 
 SOCKETS: Final = "haltere-pool-"
 """What the folders of Unix sockets are called, with a hash of the pool's directory behind."""
+
+ROOTS: Final = "roots"
+"""A file in a pool's directory: the folders that its frames were read from, one in a line."""
 
 OWNER: Final = "owner"
 """A file in such a folder: whose it is."""
@@ -66,6 +70,34 @@ def make_folder(path: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise SettingsError(f"folder {path} can't be written: {error.strerror}; name another, or mend it") from None
+
+
+def remember_roots(directory: Path, roots: Iterable[Path]) -> None:
+    """Note in a pool's directory which folders its frames were read from, for who reduces its runs again.
+
+    Raises
+    ------
+    SettingsError
+        It can't be written.
+    """
+    known = remembered_roots(directory)
+    fresh = [root for root in dict.fromkeys(roots) if root not in known]
+    if not fresh:
+        return
+    path = directory / ROOTS
+    try:
+        with path.open("a") as file:
+            file.writelines(f"{root}\n" for root in fresh)
+    except OSError as error:
+        raise SettingsError(f"{path} can't be written: {error.strerror}") from None
+
+
+def remembered_roots(directory: Path) -> list[Path]:
+    """Return the folders that frames of the pools in a directory were read from."""
+    try:
+        return [Path(line) for line in (directory / ROOTS).read_text().splitlines() if line.startswith("/")]
+    except OSError:
+        return []
 
 
 def check_shared_memory(ring_bytes: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 
 from .answering import Answering
 from .errors import PoolError, SettingsError
-from .folders import check_shared_memory, make_folder, make_sockets, sweep_sockets
+from .folders import check_shared_memory, make_folder, make_sockets, remember_roots, sweep_sockets
 from .load import Load
 from .pool_file import CatalogAddress, Endpoints, Place, PoolFile
 from .pool_view import PoolView
@@ -134,7 +134,9 @@ class Pool(PoolView):
             check_shared_memory(ring_bytes)
         place = Place(directory)
         place.take()
+        allowed = [root.resolve() for root in roots]
         try:
+            remember_roots(directory, allowed)
             sweep_sockets()
             sockets = make_sockets(directory)
         except BaseException:
@@ -174,7 +176,7 @@ class Pool(PoolView):
                 "broker": endpoints.broker,
                 "sink": endpoints.sink,
                 "assets": str(directory / "assets"),
-                "roots": [str(root.resolve()) for root in roots],
+                "roots": [str(root) for root in allowed],
                 "stall": stall,
             }
             processes.append(role(name, "worker", settings))
@@ -189,6 +191,7 @@ class Pool(PoolView):
             roots=[str(root.resolve()) for root in roots],
             endpoints=endpoints,
             catalog=catalog,
+            roots=[str(root) for root in allowed],
         )
         pool = cls(file, place, sockets, processes, beside)
         try:

@@ -6,7 +6,7 @@ being reduced meanwhile isn't held up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from .errors import PoolError, WireError
 from .ledger_reader import LedgerReader
 from .ledger_rows import BatchRow
 from .payload import Piece, pack, unpack
-from .wire.messages import QUARANTINED, Done, Nack, Result, StreamOpen, decode, encode
+from .wire.messages import Done, Nack, Result, StreamOpen, decode, encode
 
 WINDOW: Final = 32
 """Results on their way."""
@@ -39,8 +39,8 @@ class _Sent:
     at: float
 
 
-def take_over(ledger: Path, source: str, target: str, sink: str) -> int:
-    """Put the results of ``source`` whose frames are all good into ``target``, but for those it has; return the frames.
+def take_over(ledger: Path, source: str, target: str, sink: str, skip: Mapping[str, Collection[int]]) -> int:
+    """Put the results of ``source`` into ``target``, but for those that it has; return how many frames that were.
 
     Parameters
     ----------
@@ -50,6 +50,8 @@ def take_over(ledger: Path, source: str, target: str, sink: str) -> int:
         What the pool calls the two reductions. Of the same stream, cfg and batch only.
     sink
         The sink's endpoint.
+    skip
+        Per stream the first frames of the batches that are to be done again.
 
     Raises
     ------
@@ -59,10 +61,12 @@ def take_over(ledger: Path, source: str, target: str, sink: str) -> int:
     with closing(LedgerReader(ledger)) as reader, zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.linger = 0
         socket.connect(sink)
-        return _hand_over(_results(reader, source, target), socket)
+        return _hand_over(_results(reader, source, target, skip), socket)
 
 
-def _results(reader: LedgerReader, source: str, target: str) -> Iterator[tuple[Result, bytearray]]:
+def _results(
+    reader: LedgerReader, source: str, target: str, skip: Mapping[str, Collection[int]]
+) -> Iterator[tuple[Result, bytearray]]:
     """Give what is to be taken over, in the order of frames."""
     before = {stream.stream: stream for stream in reader.streams(source)}
     done = reader.done(target)
@@ -70,6 +74,7 @@ def _results(reader: LedgerReader, source: str, target: str) -> Iterator[tuple[R
         known = before.get(stream.stream)
         if known is None or (known.cfg, known.batch) != (stream.cfg, stream.batch):
             continue
+        again = skip.get(stream.stream, ())
         there = done.get((stream.stream, stream.cfg), ())
         consts = [
             piece
@@ -79,9 +84,8 @@ def _results(reader: LedgerReader, source: str, target: str) -> Iterator[tuple[R
         first = 0
         while rows := reader.batches(source, stream.stream, stream.cfg, first, 16):
             for row in rows:
-                good = all(status < QUARANTINED for status in row.status)
-                wanted = stream.total is None or row.first < stream.total
-                if good and wanted and not any(row.first in each for each in there):
+                wanted = row.first not in again and (stream.total is None or row.first < stream.total)
+                if wanted and not any(row.first in each for each in there):
                     yield _result(row, stream, consts)
                     consts = []
             first = rows[-1].first + 1

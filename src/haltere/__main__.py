@@ -34,6 +34,14 @@ class Flip(StrEnum):
     lr = "lr"
 
 
+class Only(StrEnum):
+    """What a backfill does again."""
+
+    owed = "owed"
+    quarantined = "quarantined"
+    all = "all"
+
+
 class Model(StrEnum):
     """Which Eiger is simulated."""
 
@@ -168,6 +176,33 @@ def reduce(
     else:
         print_outcome(outcome)
     raise typer.Exit(0 if outcome.whole else 1)
+
+
+@app.command()
+def backfill(
+    run: Annotated[str, typer.Argument(metavar="UID", help="The run's uid, its beginning, or the scan's number.")],
+    only: Annotated[
+        Only,
+        typer.Option(
+            help="owed: frames without an end, and lost ones that are in their file now; quarantined: also those that "
+            "couldn't be reduced; all: every frame again, compared to the bit with what there is."
+        ),
+    ] = Only.owed,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A TOML file with a [recipe]: makes a processed run of its own.")
+    ] = None,
+    directory: Annotated[
+        Path | None, typer.Option(help="The folder of the session (or of `haltere reduce`); by default the settings'.")
+    ] = None,
+    root: Annotated[list[Path] | None, typer.Option(help="Another folder that frames may be read from.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that reduce, if no pool runs there.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Reduce from the files what a run is still owed, whatever died; it may be stopped and called again at any time."""
+    from .backfill_command import Request, run_backfill
+
+    request = Request(run, only.value, recipe, directory, tuple(root or ()), workers)
+    raise typer.Exit(0 if run_backfill(request, as_json=as_json) else 1)
 
 
 @app.command()

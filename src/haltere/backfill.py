@@ -7,7 +7,7 @@ once: it may be killed at any time, and goes on from there when it is called aga
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from time import monotonic
@@ -22,6 +22,7 @@ from .workers.apart import Apart, reducible
 from .workers.comparing import Comparison, compare
 from .workers.errors import FileError, PoolError, SettingsError
 from .workers.files import FrameReader
+from .workers.intervals import IntervalSet
 from .workers.ledger_reader import LedgerReader
 from .workers.ledger_rows import RunRow
 from .workers.recipes import Recipe
@@ -98,6 +99,19 @@ class Backfilled:
         """Whether nothing is left to be done of what was asked for."""
         left = self.owed + self.count("lost") + (0 if self.mode == "owed" else self.count("quarantined"))
         return left == 0 and not self.different
+
+    @property
+    def words(self) -> str:
+        """What came of it in one line."""
+        left = "".join(
+            f", {n} {what}"
+            for what, n in (("owed", self.owed), *((name, self.count(name)) for name in ("quarantined", "lost")))
+            if n
+        )
+        if self.nothing_to_do:
+            return f"nothing to do: processed run {self.processed_uid} is complete{left}"
+        taken = f", {self.taken_over} taken over" if self.taken_over else ""
+        return f"processed run {self.processed_uid}: {self.reduced} frames reduced{taken}{left}"
 
     def json(self) -> dict[str, Any]:
         """Return it as one JSON object."""
@@ -179,13 +193,14 @@ class _Backfill:
             outcome = None
             if latest is None or not latest.complete:
                 reduction = self._next(chain, latest)
-                outcome = self._reduce(reduction)
+                former = next((each for each in chain if each.processed == reduction.supersedes), None)
+                outcome = self._reduce(reduction, {} if former is None else self._again(former, reduction.mode))
                 if latest is None or self._only == "owed" or reduction.mode == self._only:
                     return outcome  # every frame of it has been tried just now
                 chain = self._chain()
                 latest = chain[-1]
-            if self._worth_it(latest):
-                return self._reduce(self._next(chain, None))
+            if again := self._again(latest, self._only):
+                return self._reduce(self._next(chain, None), again)
             if outcome is None:
                 self._recorded(latest.processed)
                 outcome = self._outcome(latest)
@@ -271,43 +286,71 @@ class _Backfill:
 
     # --- what is worth a new run -------------------------------------------------------------------------------------
 
-    def _worth_it(self, attempt: _Attempt) -> bool:
-        """Return whether another attempt would change anything, or is asked for in any case."""
-        if self._only == "all":
-            return True
+    def _again(self, attempt: _Attempt, mode: str) -> dict[str, set[int]]:
+        """Return the batches of each detector, by their first frames, that another attempt would change for the better.
+
+        What was good must be there still: a run that knows less mustn't take the place of one that knows more.
+        """
+        found: dict[str, set[int]] = {}
+        batches = self._batches(attempt)
         for stream in self._streams():
             intervals = attempt.account.get(stream.stream, {}).get("intervals", {})
-            if any(self._is_there(stream, frame) for frame in _numbers(intervals.get("lost", ()))):
-                return True
-            quarantined = list(_numbers(intervals.get("quarantined", ()))) if self._only == "quarantined" else []
-            if quarantined and self._can_be_reduced(stream, quarantined):
-                return True
-        return False
+            good = IntervalSet([*map(tuple, intervals.get("live", ())), *map(tuple, intervals.get("backfilled", ()))])
+            lost = list(_numbers(intervals.get("lost", ())))
+            quarantined = list(_numbers(intervals.get("quarantined", ()))) if mode == "quarantined" else []
+            if lost or quarantined or mode == "all":
+                self._shop.check(self._raw.files)  # what may not be read only looks as if it weren't there
+            mended = [frame for frame in lost if self._are_there(stream, [frame])]
+            mended += self._can_be_reduced(stream, quarantined)
+            size = batches.get(stream.stream, stream.batch)
+            firsts = {frame - frame % size for frame in mended}
+            if mode == "all" or (firsts and attempt.run is None):  # without a ledger nothing can be taken over
+                firsts = set(range(0, attempt.account[stream.stream]["expected"], size))
+            safe = {
+                first
+                for first in firsts
+                if self._are_there(stream, [frame for frame in range(first, first + size) if frame in good])
+            }
+            if mode == "all" and safe != firsts:
+                raise FileError(
+                    f"run {self._raw.uid}: frame {min(firsts - safe)} of {stream.stream}, or one after it, can't be "
+                    "read any more: a run that is reduced anew would know less than the one there is"
+                )
+            if safe and (attempt.run is not None or safe == firsts):
+                found[stream.stream] = safe
+        return found
 
-    def _is_there(self, stream: StreamOpen, frame: int) -> bool:
-        """Return whether a frame can be read."""
+    def _are_there(self, stream: StreamOpen, frames: Sequence[int]) -> bool:
+        """Return whether frames can be read."""
         for spec in stream.inputs:
-            spans = [span for span in self._raw.spans.get(spec.key, ()) if span.first <= frame < span.first + span.n]
-            try:
-                if not spans:
+            spans = self._raw.spans.get(spec.key, ())
+            for span in spans:
+                mine = [frame for frame in frames if span.first <= frame < span.first + span.n]
+                try:
+                    if mine:
+                        self._frames.read(span, mine, spec)
+                except FileError:
                     return False
-                self._frames.read(spans[0], [frame], spec)
-            except FileError:
+            if any(not any(span.first <= frame < span.first + span.n for span in spans) for frame in frames):
                 return False
         return True
 
-    def _can_be_reduced(self, stream: StreamOpen, frames: Sequence[int]) -> bool:
-        self._shop.check(self._raw.files)
+    def _can_be_reduced(self, stream: StreamOpen, frames: Sequence[int]) -> list[int]:
+        if not frames:
+            return []
         spans = [span for spec in stream.inputs for span in self._raw.spans.get(spec.key, ())]
         log = self._shop.directory / "logs" / "tried-again.log"
         log.parent.mkdir(exist_ok=True)
         with Apart(self._shop.assets.directory, self._shop.roots, log=log) as apart:
-            return any(good for _, good in reducible(apart, stream, spans, frames))
+            return [frame for frame, good in reducible(apart, stream, spans, frames) if good]
 
     # --- reducing ----------------------------------------------------------------------------------------------------
 
-    def _reduce(self, reduction: Reduction) -> Backfilled:
-        """Let the pool reduce what isn't done, and wait until all of it is."""
+    def _reduce(self, reduction: Reduction, again: Mapping[str, Collection[int]] | None = None) -> Backfilled:
+        """Let the pool reduce what isn't done, and wait until all of it is.
+
+        ``again`` : what isn't taken over from the run that this one supersedes.
+        """
         self._shop.check(self._raw.files)
         pool = self._shop.pool
         done = self._done(reduction.name)
@@ -319,7 +362,7 @@ class _Backfill:
             if not dispatcher.wait_idle(PATIENCE):
                 raise PoolError(f"the sink doesn't answer (see {pool.directory}/logs/sink.log)")
             if before is not None and reduction.mode != "all":
-                taken = take_over(self._shop.ledger, before, reduction.name, pool.endpoints.sink)
+                taken = take_over(self._shop.ledger, before, reduction.name, pool.endpoints.sink, again or {})
             for name, doc in self._raw.tail():
                 dispatcher(name, doc)
             self._wait(reduction, done + taken)

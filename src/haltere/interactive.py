@@ -74,6 +74,7 @@ def namespace(shell: InteractiveShell | None = None, **settings: Any) -> dict[st
         "plot_map": plot_map,
         "LiveMap": LiveMap,
         "wait": session.wait,
+        "rereduce": session.rereduce,
         "follow": session.follower.subscribe,
         "bp": bp,
         "bps": bps,

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from .workers.wire.messages import STATUS_NAMES
+
 if TYPE_CHECKING:
+    from .backfill import Advance, Backfilled
     from .demo import Listener
     from .outcome import Outcome
     from .session import Session
+
+MOST_REASONS: Final = 10
+"""Frames of each detector whose reasons are printed."""
 
 console = Console(stderr=True, highlight=False)
 
@@ -66,6 +72,59 @@ class Progress:
         task = self._bars.tasks[self._tasks[name]]
         rate = "" if task.speed is None else f"{task.speed:.0f} points/s"
         self._bars.update(task.id, completed=max(done, int(task.completed)), rate=rate)
+
+
+class Reducing:
+    """A bar for frames that are reduced from their files; call it with each :class:`~haltere.backfill.Advance`."""
+
+    def __init__(self) -> None:
+        self._bars = Bars(
+            TextColumn("reduced "),
+            BarColumn(40),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}", justify="right"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task: Any = None
+
+    def __call__(self, advance: Advance) -> None:
+        """Show how far it is."""
+        if self._task is None:
+            self._bars.start()
+            self._task = self._bars.add_task("reduced", total=advance.owed, rate="")
+        self._bars.update(self._task, completed=advance.done, total=advance.owed, rate=f"{advance.rate:.0f} frames/s")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+
+def print_backfilled(outcome: Backfilled) -> None:
+    """Print what came of a backfill: the account per detector, why frames are missing, and a verdict."""
+    out = Console(highlight=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    for name in ("detector", "expected", *STATUS_NAMES):
+        table.add_column(name, justify="left" if name == "detector" else "right")
+    for stream, counts in sorted(outcome.frames.items()):
+        table.add_row(stream, *(str(counts[name]) for name in ("expected", *STATUS_NAMES)))
+    out.print(table)
+    for stream, reasons in sorted(outcome.reasons.items()):
+        for frame, reason in list(reasons.items())[:MOST_REASONS]:
+            out.print(f"{stream} frame {frame}: {reason}")
+        if len(reasons) > MOST_REASONS:
+            out.print(f"{stream}: and {len(reasons) - MOST_REASONS} more")
+    if outcome.supersedes is not None:
+        out.print(f"in place of processed run {outcome.supersedes}")
+    if outcome.compared is not None:
+        agree = "to the bit" if not outcome.different else f"but for {outcome.different}"
+        out.print(f"{outcome.compared} frames compared with it: they agree {agree}")
+    out.print(outcome.words, style="bold green" if outcome.whole else "bold red")
 
 
 def print_outcome(outcome: Outcome) -> None:

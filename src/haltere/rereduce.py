@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from .backfill import Backfilled, Listener, backfill
+from .backfill import Listener, backfill
 from .callbacks.access import processed
 from .callbacks.dispatch_streams import input_spec
 from .callbacks.recipe_file import read_recipe
@@ -67,7 +67,7 @@ def rereduce(
     uid = str(run.start["uid"]) if hasattr(run, "start") else str(run)
     wanted = [recipe] if isinstance(recipe, Recipe | Mapping | str | Path) else list(recipe)
     outcome = backfill(shop, uid, recipes=lambda raw, own: chosen(wanted, raw, own, shop.assets), listen=listen)
-    say(in_words(outcome))
+    say(outcome.words)
     try:
         return processed(shop.catalog.processed[outcome.processed_uid])
     except KeyError:
@@ -123,12 +123,3 @@ def _fits(recipe: Recipe, inputs: Sequence[InputSpec]) -> bool:
 def _inputs(raw: RawRun, keys: Sequence[str]) -> list[InputSpec]:
     described = {key: value for each in raw.descriptors for key, value in each["data_keys"].items()}
     return [input_spec(key, described[key]) for key in keys]
-
-
-def in_words(outcome: Backfilled) -> str:
-    """Return what came of a reduction in one line."""
-    where = f"processed run {outcome.processed_uid}"
-    if outcome.nothing_to_do:
-        return f"{where} is there already: nothing to do"
-    parts = [f"{outcome.count(status)} {status}" for status in ("quarantined", "lost") if outcome.count(status)]
-    return f"{where}: {outcome.reduced} frames reduced" + "".join(f", {part}" for part in parts)

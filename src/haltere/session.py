@@ -108,6 +108,14 @@ class Session:
             raise PoolError(f"run {run} is reduced, but after {RECORDED:.0f} s it isn't whole in the catalog")
         return stop
 
+    def rereduce(self, run: Any, recipe: Any) -> Any:
+        """Reduce a run that was measured before by another recipe; see :func:`haltere.rereduce.rereduce`."""
+        from .progress import Reducing
+        from .rereduce import rereduce
+
+        with Reducing() as shown:
+            return rereduce(run, recipe, self, listen=shown)
+
     @classmethod
     def start(
         cls,

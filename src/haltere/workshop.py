@@ -13,9 +13,12 @@ from .defaults import default_recipes
 from .recording import Recording
 from .session import Session, recorder_command
 from .workers.assets import AssetStore
-from .workers.errors import SettingsError
+from .workers.errors import PoolError, SettingsError
+from .workers.folders import remembered_roots
 from .workers.ledger_reader import LedgerReader
 from .workers.pool import Pool
+from .workers.pool_file import CatalogAddress, find, whose
+from .workers.pool_view import AttachedPool, PoolView
 from .workers.recipes import Recipe
 from .workers.settings import Settings
 
@@ -48,7 +51,7 @@ class Workshop:
         catalog: Catalog,
         roots: Sequence[Path],
         *,
-        pool: Pool | None = None,
+        pool: PoolView | None = None,
         workers: int = 2,
         recipes: Callable[[AssetStore], Sequence[Recipe]] = lambda _: (),
     ) -> None:
@@ -79,14 +82,28 @@ class Workshop:
         directory = settings.directory.resolve()
         if not (directory / "catalog" / "catalog.db").is_file():
             raise SettingsError(f"{directory} has no catalog: name the folder that a session or `haltere reduce` used")
-        beamline = [] if settings.beamline is None else data_folders(settings.beamline)
-        readable = [directory / "raw", *beamline, *roots]
+        place = directory / "pool"
+        running = find(place)
+        if running is None:
+            beamline = [] if settings.beamline is None else data_folders(settings.beamline)
+            readable = [directory / "raw", *beamline, *remembered_roots(place), *roots]
+        else:
+            readable = [Path(root) for root in running.roots]  # its workers read, and may read no more than these
         stack = ExitStack()
-        catalog = stack.enter_context(Catalog.start(directory / "catalog", readable=[*readable, directory / "nexus"]))
+        if running is not None:
+            if running.catalog is None:
+                raise PoolError(f"the pool of {directory}{whose(running)} has no catalog: end it first")
+            catalog = Catalog.connect(running.catalog.uri, running.catalog.api_key_file)
+            stack.callback(catalog.close)
+        else:
+            catalog = stack.enter_context(
+                Catalog.start(directory / "catalog", readable=[*readable, directory / "nexus"])
+            )
         shop = cls(
             directory,
             catalog,
             readable,
+            pool=None if running is None else AttachedPool(running),
             workers=settings.workers,
             recipes=lambda assets: default_recipes(settings, Recording(), assets),
         )
@@ -96,12 +113,11 @@ class Workshop:
     @classmethod
     def of(cls, session: Session) -> Self:
         """Work in a session's own folder, beside what it does."""
-        beamline = session.settings.beamline
-        roots = [session.directory / "raw", *([] if beamline is None else data_folders(beamline))]
+        roots = [Path(root) for root in session.pool.file.roots]
         return cls(session.directory, session.catalog, roots, pool=session.pool, recipes=lambda _: session.recipes)
 
     @property
-    def pool(self) -> Pool:
+    def pool(self) -> PoolView:
         """The pool. One of its own pulls nothing from any detector: its frames come from files."""
         if self._pool is None:
             self._pool = self._stack.enter_context(
@@ -111,6 +127,7 @@ class Workshop:
                     nexus=self.directory / "nexus",
                     roots=self.roots,
                     recorder=lambda endpoints, ledger: recorder_command(endpoints, ledger, self.catalog),
+                    catalog=CatalogAddress(uri=self.catalog.uri, api_key_file=str(self.catalog.api_key_file)),
                     live=False,
                 )
             )
@@ -170,9 +187,10 @@ class Workshop:
         for path in files:
             if not any(path.resolve().is_relative_to(root) for root in self.roots):
                 folders = ", ".join(map(str, self.roots))
-                raise SettingsError(
-                    f"{path} lies outside of the folders that may be read ({folders}): add --root {path.parent}"
-                )
+                remedy = f"add --root {path.parent}"
+                if isinstance(self._pool, AttachedPool):
+                    remedy = "they are those of the pool that runs: end it, or start it with that folder too"
+                raise SettingsError(f"{path} lies outside of the folders that may be read ({folders}): {remedy}")
 
     def close(self) -> None:
         """End what was started here."""
