@@ -143,7 +143,8 @@ class Reducing:
         build: Build = recipes.build,
     ) -> None:
         self._assets = assets
-        self._reading = Reading(FrameReader(roots))
+        self._files = FrameReader(roots)
+        self._reading = Reading(self._files)
         self._say = say
         self._build = build
         self._streams: OrderedDict[StreamKey, StreamOpen] = OrderedDict()
@@ -153,6 +154,8 @@ class Reducing:
 
     def open(self, stream: StreamOpen) -> None:
         """Take note of a stream."""
+        if stream.total is not None:
+            self._files.close()  # what was read of them before may have been mended since
         self._streams[stream.run, stream.stream, stream.cfg] = stream
         while len(self._streams) > MAX_STREAMS:
             self._streams.popitem(last=False)

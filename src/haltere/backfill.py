@@ -25,6 +25,7 @@ from .workers.files import FrameReader
 from .workers.intervals import IntervalSet
 from .workers.ledger_reader import LedgerReader
 from .workers.ledger_rows import RunRow
+from .workers.nexus_layout import local_path
 from .workers.recipes import Recipe
 from .workers.taking_over import take_over
 from .workers.wire.messages import STATUS_NAMES, StreamOpen
@@ -179,7 +180,7 @@ class _Backfill:
         known = self._reductions(str(client.start["uid"]))
         # Of several reductions each was told the same; the first as the frames were taken.
         spans = self._with_reader(lambda reader: reader.spans(known[0].run)) if known else []
-        self._raw: RawRun = read_run(client, known=spans, length=self._frames.length)
+        self._raw: RawRun = read_run(client, known=spans, length=self._length)
         own = self._own_recipes(known)
         self._recipes = own if recipes is None else recipes(self._raw, own)
         self._first = recipes is None and not any(row.run == self._raw.uid for row in known)
@@ -214,6 +215,10 @@ class _Backfill:
         if not sources & set(self._raw.devices()):
             there = ", ".join(self._raw.devices()) or "no frames at all"
             raise SettingsError(f"run {self._raw.uid} has nothing of {', '.join(sorted(sources))}; it has {there}")
+
+    def _length(self, uri: str, dataset: str) -> int:
+        self._shop.check([local_path(uri)])
+        return self._frames.length(uri, dataset)
 
     # --- what there is -----------------------------------------------------------------------------------------------
 

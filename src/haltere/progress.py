@@ -102,7 +102,8 @@ class Reducing:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        if self._task is not None:
+            self._bars.stop()
 
 
 def print_backfilled(outcome: Backfilled) -> None:

@@ -103,7 +103,10 @@ def chosen(wanted: Sequence[AnyRecipe], raw: RawRun, own: Sequence[Recipe], asse
 def _for_a_detector(recipe: Recipe, raw: RawRun) -> Recipe:
     """Return a recipe whose file names no detector for the only one that it fits."""
     devices = raw.devices()
-    if recipe.source in devices or recipe.source != UNSAID:
+    if recipe.source not in devices and recipe.source != UNSAID:
+        raise ReductionError(f"recipe {recipe.name} is for {recipe.source}; run {raw.uid} has {', '.join(devices)}")
+    if recipe.source in devices:
+        recipe_rules.outputs(recipe.spec(), _inputs(raw, devices[recipe.source]))
         return recipe
     fits = [device for device, keys in devices.items() if _fits(recipe, _inputs(raw, keys))]
     if len(fits) != 1:
