@@ -188,10 +188,9 @@ class Pool(PoolView):
             stays=stays,
             directory=str(directory),
             nexus=str(nexus),
-            roots=[str(root.resolve()) for root in roots],
+            roots=[str(root) for root in allowed],
             endpoints=endpoints,
             catalog=catalog,
-            roots=[str(root) for root in allowed],
         )
         pool = cls(file, place, sockets, processes, beside)
         try:

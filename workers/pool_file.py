@@ -49,8 +49,6 @@ class PoolFile(Struct, frozen=True, kw_only=True):
     """The folders that detectors' files may be read from."""
     endpoints: Endpoints
     catalog: CatalogAddress | None = None
-    roots: list[str] = []
-    """The folders that its workers may read frames from."""
 
     @property
     def pid(self) -> int:

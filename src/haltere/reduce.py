@@ -15,7 +15,6 @@ from .workers.assets import AssetStore
 from .workers.errors import FileError, PoolError, ReductionError, SettingsError
 from .workers.folders import make_folder
 from .workers.pool import Pool
-from .workers.pool_file import CatalogAddress
 from .workers.recipes import outputs
 from .workers.wire.messages import InputSpec
 
@@ -79,7 +78,7 @@ def reduce_recorded(
                 nexus=nexus,
                 roots=folders,
                 recorder=lambda endpoints, ledger: recorder_command(endpoints, ledger, catalog),
-                catalog=CatalogAddress(uri=catalog.uri, api_key_file=str(catalog.api_key_file)),
+                catalog=catalog.address,
             )
         )
         writer = raw_writer(catalog)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Self
 from .beamline import data_folders
 from .defaults import default_recipes
 from .recording import Recording
-from .session import Session, recorder_command
+from .services import POOL, recorder_command
+from .session import Session
 from .workers.assets import AssetStore
 from .workers.errors import PoolError, SettingsError
 from .workers.folders import remembered_roots
 from .workers.ledger_reader import LedgerReader
 from .workers.pool import Pool
-from .workers.pool_file import CatalogAddress, find, whose
+from .workers.pool_file import find, whose
 from .workers.pool_view import AttachedPool, PoolView
 from .workers.recipes import Recipe
 from .workers.settings import Settings
@@ -82,7 +83,7 @@ class Workshop:
         directory = settings.directory.resolve()
         if not (directory / "catalog" / "catalog.db").is_file():
             raise SettingsError(f"{directory} has no catalog: name the folder that a session or `haltere reduce` used")
-        place = directory / "pool"
+        place = directory / POOL
         running = find(place)
         if running is None:
             beamline = [] if settings.beamline is None else data_folders(settings.beamline)
@@ -123,11 +124,11 @@ class Workshop:
             self._pool = self._stack.enter_context(
                 Pool.local(
                     self._workers,
-                    directory=self.directory / "pool",
+                    directory=self.directory / POOL,
                     nexus=self.directory / "nexus",
                     roots=self.roots,
                     recorder=lambda endpoints, ledger: recorder_command(endpoints, ledger, self.catalog),
-                    catalog=CatalogAddress(uri=self.catalog.uri, api_key_file=str(self.catalog.api_key_file)),
+                    catalog=self.catalog.address,
                     live=False,
                 )
             )
@@ -136,12 +137,12 @@ class Workshop:
     @property
     def ledger(self) -> Path:
         """The ledger's file; it may not be there."""
-        return self.directory / "pool" / "ledger.db"
+        return self.directory / POOL / "ledger.db"
 
     @property
     def assets(self) -> AssetStore:
         """What recipes refer to."""
-        return AssetStore(self.directory / "pool" / "assets")
+        return AssetStore(self.directory / POOL / "assets")
 
     def default_recipes(self) -> tuple[Recipe, ...]:
         """Return what is made of a run whose start document doesn't say, and that no pool has seen."""
