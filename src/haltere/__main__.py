@@ -191,9 +191,7 @@ def backfill(
     recipe: Annotated[
         Path | None, typer.Option(help="A TOML file with a [recipe]: makes a processed run of its own.")
     ] = None,
-    directory: Annotated[
-        Path | None, typer.Option(help="The folder of the session (or of `haltere reduce`); by default the settings'.")
-    ] = None,
+    directory: Directory = None,
     root: Annotated[list[Path] | None, typer.Option(help="Another folder that frames may be read from.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that reduce, if no pool runs there.")] = None,
     as_json: Json = False,
