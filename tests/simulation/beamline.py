@@ -6,10 +6,12 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import msgspec
+
 from haltere.workers.ingest_core import Source
 from haltere.workers.recipes import Recipe
 
-from .model import DTYPE, SHAPE, Detector, content
+from .model import DTYPE, SHAPE, Detector
 from .scenario import Frames, Scan, written
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ class Run:
             [written(frames, at, frame) for frame, at in enumerate(exposed)],
             frames.per_file,
             dict(frames.natures),
+            frames.damaged,
+            frames.broken,
             frames.flux,
         )
 
@@ -66,7 +70,8 @@ class Run:
             return None
         names = {frames.name for frames in self.scan.detectors}
         wanted = [recipe for recipe in (*RECIPES, AGAIN) if recipe.source in names]
-        return [{"name": each.name, "reducer": each.reducer, "source": each.source} for each in wanted]
+        policy = self.world.scenario.policy
+        return [msgspec.to_builtins(msgspec.structs.replace(recipe, policy=policy)) for recipe in wanted]
 
     # --- documents ---------------------------------------------------------------------------------------------------
 
@@ -154,7 +159,3 @@ class Run:
                 first = end
             last = max(last, when)
         return last
-
-    def blob(self, detector: Detector, frame: int) -> bytes:
-        """Return what a detector streams of a frame."""
-        return content(detector.series, frame, detector.nature(frame))

@@ -124,21 +124,27 @@ class Checks:
         nature = detector.nature(frame)
         self.world.counts[f"frames {STATUS_NAMES[status]}"] += 1
         if status == LOST:
-            assert frame >= len(detector.written) or detector.written[frame] > self.world.now, (
-                f"{what}, its file has it"
-            )
+            assert self._lost(detector, frame), f"{what}, its file has it"
             assert reasons.get(frame), what
         elif status == QUARANTINED:
             blamed = self._blamed[row.run, row.stream, frame]
-            assert nature is not Nature.PLAIN or blamed > 1, f"{what}, it is innocent"
+            # It came, but what came is of no use, and its file has nothing better.
+            came = frame in detector.damaged & detector.lands and self._lost(detector, frame)
+            useless = came or frame in detector.broken
+            assert nature is not Nature.PLAIN or useless or blamed > 1, f"{what}, it is innocent"
             assert reasons.get(frame), what
         else:
             assert nature is Nature.PLAIN, f"{what}, and {nature.name}"
             if detector.live and status == LIVE:
                 assert frame in detector.lands, f"{what}, and never came"
+                assert frame not in detector.damaged, f"{what}, and bytes of it were missing"
             else:
                 assert detector.written[frame] <= self.world.now, f"{what}, and isn't in the file"
+                assert frame not in detector.broken, f"{what}, and bytes of it are missing"
             assert (status == LIVE) or detector.live, f"{what}, though its file is its live lane"
+
+    def _lost(self, detector: Detector, frame: int) -> bool:
+        return frame >= len(detector.written) or detector.written[frame] > self.world.now
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -219,6 +225,7 @@ class Checks:
         assert -1 not in statuses, f"{detector.name} frame {statuses.index(-1)} is in no state"
         (stream,) = [each for each in reader.streams(uid) if each.stream == detector.name]
         rows = reader.batches(uid, detector.name, stream.cfg, 0, 10_000)
+        rows = [row for row in rows if row.first < detector.promised]  # others came and were never promised
         assert all(one.first + one.n == other.first for one, other in pairwise(rows))
         flat = [status for row in rows for status in row.status][: detector.promised]
         assert flat == statuses

@@ -25,7 +25,7 @@ UPTIME = 1000.0
 """What a monotonic clock shows when virtual time begins: in no machine is it 0."""
 
 TICK = 0.2
-LOOK = 0.25
+LOOK = 0.5
 PAUSE = 0.05
 GREETING = 2.0
 WAIT = 2.0

@@ -96,6 +96,8 @@ class Model(Reducer):
         named = []
         for chunk in batch.data[self._image]:
             assert isinstance(chunk, Chunk)
+            if len(chunk.data) != SIZE:
+                raise ReductionError(f"{len(chunk.data)} bytes in place of {SIZE}")
             frame, series, nature, checksum = _CONTENT.unpack(chunk.data)
             if checksum != crc32(bytes(chunk.data[:12])):
                 raise ReductionError("the checksum is wrong")
@@ -131,7 +133,8 @@ class Detector:
     """A detector in one run: how many frames it takes, what they are, and when they can be read.
 
     ``promised`` of the frames are named by documents; it may take more. ``exposed``, ``written``: seconds, per frame;
-    a frame that never gets into the file is written at infinity.
+    a frame that never gets into the file is written at infinity. Bytes of the ``damaged`` are missing in the stream, of
+    the ``broken`` in the file.
     """
 
     name: str
@@ -142,6 +145,8 @@ class Detector:
     written: list[float]
     per_file: int
     natures: dict[int, Nature] = field(default_factory=dict)
+    damaged: frozenset[int] = frozenset()
+    broken: frozenset[int] = frozenset()
     flux: bool = False
     """A scalar of each frame stands in the file beside the images."""
     lands: set[int] = field(default_factory=set)
@@ -155,6 +160,11 @@ class Detector:
     def nature(self, frame: int) -> Nature:
         """Return what a frame does."""
         return self.natures.get(frame, Nature.PLAIN)
+
+    def blob(self, frame: int, lacking: frozenset[int]) -> bytes:
+        """Return a frame's bytes; of those ``lacking`` some are missing."""
+        whole = content(self.series, frame, self.nature(frame))
+        return whole[:9] if frame in lacking else whole
 
     @property
     def image(self) -> str:
@@ -194,7 +204,7 @@ class Files:
         if spec.shape == ():
             return np.array([column(spec.key, detector.series, row) for row in rows])
         dtype = np.dtype(DTYPE)
-        return [Chunk(content(detector.series, row, detector.nature(row)), "none", SHAPE, dtype) for row in rows]
+        return [Chunk(detector.blob(row, detector.broken), "none", SHAPE, dtype) for row in rows]
 
 
 class Memory:

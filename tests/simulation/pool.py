@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ import msgspec
 
 from haltere.workers.broker_core import SINK, BrokerCore
 from haltere.workers.broker_core import Send as BrokerSend
-from haltere.workers.ingest_core import IngestCore, Source
+from haltere.workers.ingest_core import Fate, IngestCore, Source
 from haltere.workers.ledger import Ledger
 from haltere.workers.ledger_reader import LedgerReader
 from haltere.workers.ledger_rows import Group
@@ -39,7 +41,7 @@ from haltere.workers.wire.messages import (
 from haltere.workers.worker import PAUSES
 from haltere.workers.worker_core import Action, ToBroker, WorkerCore
 
-from .model import SIZE, Hung, Killed, Memory
+from .model import Hung, Killed, Memory
 from .process import Parts, Process
 
 if TYPE_CHECKING:
@@ -51,8 +53,8 @@ REMIND = 3.0
 STALL = 1.5
 """Seconds without progress after which a worker kills its reducer."""
 
-FOREVER = 2**30
-"""Pages of a ledger whose disk isn't full."""
+SOCKET = 40
+"""Frames that wait in the ingest's socket for a detector; the next are gone, if the detector can't wait."""
 
 
 class Broker(Process):
@@ -62,6 +64,7 @@ class Broker(Process):
 
     def begin(self) -> None:
         """Make the core."""
+        self._heard = 0
         self.core = BrokerCore(self.world.epoch(), self.world.scenario.times)
         self.after(0.0, self.every, TICK, self._tick)
 
@@ -80,7 +83,9 @@ class Broker(Process):
     def _take(self, peer: bytes, message: Any) -> None:
         self._say(self.core.receive(peer, message, self.world.now))
         self._say(self.core.pump(self.world.now))
-        self.world.checks.broker(self.core)
+        self._heard += 1
+        if self._heard % 4 == 0:
+            self.world.checks.broker(self.core)
 
     def _tick(self) -> None:
         self._say(self.core.tick(self.world.now))
@@ -112,7 +117,6 @@ class Sink(Process):
     def begin(self) -> None:
         """Open the ledger and take over what is in it."""
         self.ledger = Ledger(self.path)
-        self._limit()
         self.core = SinkCore(self.world.epoch(), sessions=self.ledger.sessions())
         reader = LedgerReader(self.path)
         rows = {row.run: row for row in reversed(reader.runs(REMEMBERED))}
@@ -131,8 +135,6 @@ class Sink(Process):
     def fill(self, full: bool) -> None:
         """Let the disk be full, or have room again."""
         self.full = full
-        if self.alive:
-            self._limit()
 
     def receive(self, peer: bytes, parts: Parts) -> None:
         """Take anybody's message."""
@@ -172,7 +174,8 @@ class Sink(Process):
             return self._die()
         group.name_files(self._name_nexus)
         try:
-            outcome = self.ledger.commit(group, self.world.wall)
+            with self._disk():
+                outcome = self.ledger.commit(group, self.world.wall)
         except sqlite3.Error as error:
             self.world.counts["commits that failed"] += 1
             return self.core.failed(error, self.world.now)
@@ -197,7 +200,8 @@ class Sink(Process):
                 del self._uncompleted[0]
                 continue
             try:
-                self.ledger.complete(run, self.world.wall)
+                with self._disk():
+                    self.ledger.complete(run, self.world.wall)
             except sqlite3.Error as error:
                 self.core.failed(error, self.world.now)
                 return
@@ -215,8 +219,16 @@ class Sink(Process):
                 gone.add(peer)
                 self.core.lost(peer)
 
-    def _limit(self) -> None:
-        self.ledger._db.execute(f"pragma max_page_count={1 if self.full else FOREVER}")
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        """Let SQLite fail at any of its steps while the disk is full, though not when it takes the others back."""
+        if self.full:
+            steps = iter(range(self.world.random.choice((1, 3, 10, 30)), -1, -1))
+            self.ledger._db.set_progress_handler(lambda: next(steps, 1) == 0, 10)
+        try:
+            yield
+        finally:
+            self.ledger._db.set_progress_handler(None, 0)
 
     @staticmethod
     def _name_nexus(message: RunOpen) -> str:
@@ -241,6 +253,7 @@ class Ingest(Process):
         self._session = world.epoch()
         self._epoch = -1
         self._flushing = False
+        self._sockets: dict[str, deque[tuple[Source, int, bytes]]] = {}
         self.now_or_later(self._hello)
         self.after(0.5, self.every, 0.5, self._beat)
         self.after(REMIND, self.every, REMIND, self._remind)
@@ -249,14 +262,28 @@ class Ingest(Process):
         """Take the ring's name away; who has it mapped keeps it."""
         self.memory.gone = True
 
-    def land(self, source: Source, frame: int, data: bytes) -> None:
-        """Take a frame from a detector's stream."""
-        block = self.core.place(source, frame, SIZE, "none", self.world.now)
-        if isinstance(block, Block):
-            self.memory.write(block.offset, data, block.life)
-            self.world.checks.landed(source, frame)
+    def come(self, source: Source, frame: int, data: bytes) -> None:
+        """Take a frame from a detector's stream, now or when there is room."""
+        waiting = self._sockets.setdefault(source.endpoint, deque())
+        if len(waiting) >= SOCKET and self.world.scenario.policy != "block":
+            self.world.counts["frames that never came"] += 1
+            return
+        waiting.append((source, frame, data))
+        self._fetch()
+
+    def _fetch(self) -> None:
+        for endpoint, waiting in self._sockets.items():
+            while waiting and self.core.fetches(endpoint, self.world.now) and self._land(*waiting[0]):
+                waiting.popleft()
         self._tell(self.core.take(everything=False))
         self._soon()
+
+    def _land(self, source: Source, frame: int, data: bytes) -> bool:
+        place = self.core.place(source, frame, len(data), "none", self.world.now)
+        if isinstance(place, Block):
+            self.memory.write(place.offset, data, place.life)
+            self.world.checks.landed(source, frame)
+        return place is not Fate.WAIT
 
     def garble(self, source: Source, frame: int) -> None:
         """Take a message that can't be read."""
@@ -270,6 +297,7 @@ class Ingest(Process):
             self.core.load.waiting(message.queued, self.world.now)
             for block in self.core.free(message.ring, message.offsets, message.lives, self.world.now):
                 self.memory.clear(block.offset)
+            self._fetch()
         elif isinstance(message, Claim):
             self.core.claim(message)
         elif isinstance(message, Connect):
@@ -314,7 +342,7 @@ class Ingest(Process):
 
     def _beat(self) -> None:
         self._say(self.core.gauge(self._session, self.world.now))
-        self._soon()
+        self._fetch()
 
 
 class Reducer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ class Process:
         self.served: dict[bytes, Link] = {}
         """Others' connections to it that are up, by their routing id."""
         self._thaw = 0.0
+        self._waiting: deque[tuple[int, Callable[..., None], tuple[Any, ...]]] = deque()
+        """What came while it was stopped, in this order."""
 
     # --- life and death ----------------------------------------------------------------------------------------------
 
@@ -42,6 +45,7 @@ class Process:
         self.life += 1
         self.alive = True
         self._thaw = self.world.now
+        self._waiting.clear()
         self.world.note("%s starts", self.name)
         self.begin()
         for link in self.links:
@@ -62,6 +66,7 @@ class Process:
     def freeze(self, seconds: float) -> None:
         """Stop, as by SIGSTOP; what comes meanwhile waits."""
         self._thaw = max(self._thaw, self.world.now + seconds)
+        self.world.time.at(self._thaw, self._go_on_living)
 
     def begin(self) -> None:
         """Make the core, and plan what is done from time to time."""
@@ -98,7 +103,13 @@ class Process:
     def _do(self, life: int, do: Callable[..., None], args: tuple[Any, ...]) -> None:
         if not self.alive or self.life != life:
             return
-        if self.world.now < self._thaw:
-            self.world.time.at(self._thaw, self._do, life, do, args)
+        if self._waiting or self.world.now < self._thaw:
+            self._waiting.append((life, do, args))
         else:
             do(*args)
+
+    def _go_on_living(self) -> None:
+        while self._waiting and self.world.now >= self._thaw:
+            life, do, args = self._waiting.popleft()
+            if self.alive and self.life == life:
+                do(*args)

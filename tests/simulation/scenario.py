@@ -8,15 +8,16 @@ from random import Random
 from typing import Final
 
 from haltere.workers.broker_core import Times
+from haltere.workers.wire.messages import Policy
 
 from .model import Nature
 
 PATIENT: Final = Times(
-    beat=0.5, liveness=1.5, lease=3.0, late=0.5, quiet=1.0, sync=30.0, silent=2.5, unclaimed=6.0, keep=5.0
+    beat=0.5, liveness=1.5, lease=3.0, late=0.5, quiet=1.0, sync=30.0, silent=2.5, unclaimed=5.0, keep=4.0
 )
 """The broker's times, shorter than in the product where an hour of virtual time would only be waited through."""
 
-HEALED: Final = 9.0
+HEALED: Final = 8.0
 """Seconds after which nothing goes wrong any more."""
 
 
@@ -47,6 +48,10 @@ class Frames:
     datum_lag: float = 0.05
     flux: bool = False
     lost: frozenset[int] = frozenset()
+    damaged: frozenset[int] = frozenset()
+    """Frames that are streamed with bytes missing."""
+    broken: frozenset[int] = frozenset()
+    """Frames whose bytes are missing in the file."""
     natures: tuple[tuple[int, Nature], ...] = ()
 
 
@@ -89,6 +94,8 @@ class Scenario:
     """Frames that the ring has room for."""
     stray: float = 0.0
     """Of the frames that the detectors stream, how many don't come."""
+    policy: Policy = "drop"
+    """What becomes of frames that find no room in the ring."""
     group: int = 64
     pulled: bool = True
     """The ingest pulls from the detectors before a run names them."""
@@ -170,6 +177,7 @@ def draw(seed: int) -> Scenario:
         ring=random.choice((12, 40, 40, 100)),
         stray=random.choice((0.0, 0.0, 0.02, 0.1)),
         group=random.choice((4, 64)),
+        policy=random.choice(("drop", "drop", "drop", "block")),
         pulled=random.random() < 0.7,
         limits=limits,
     )
@@ -217,6 +225,8 @@ def _frames(random: Random, name: str, promised: int, taken: int, line: int, *, 
         per_file=random.choice((taken or 1, 32, 50)),
         lag=random.choice((0.02, 0.1, 0.1, 1.0, 2.5)),
         datum_lag=random.choice((0.02, 0.05, 0.5, 2.0)),
+        damaged=frozenset(some(random.choice((0, 0, 0, 3)))),
+        broken=frozenset(some(random.choice((0, 0, 0, 3)))) if name != "pilc" else frozenset(),
         flux=name != "pilc" and random.random() < 0.25,
         lost=frozenset(lost),
         natures=tuple(sorted(natures.items())),
