@@ -82,8 +82,11 @@ class Ledger:
             The disk is full, say. Nothing was committed; it may be tried again.
         """
         db = self._db
-        db.execute("begin immediate")
+        outcome: Outcome | None = None
         try:
+            if db.in_transaction:  # that of a commit that failed, and couldn't be taken back then
+                db.execute("rollback")
+            db.execute("begin immediate")
             fresh = [self._add_control(message, nexus, now) for message, nexus in group.control]
             for const in group.consts:  # before the batches, so that each of them is known to come after
                 self._add_const(const)
@@ -97,17 +100,20 @@ class Ledger:
                 db.execute("insert or replace into tellers values(?,?,?)", (run, session, name))
             for run, count in group.duplicates.items():
                 db.execute("update runs set duplicates=duplicates+? where run=? and completed is null", (count, run))
+            outcome = Outcome(fresh, new)
             db.execute("commit")
         except sqlite3.Error:
             if db.in_transaction:
                 db.execute("rollback")
-            raise
-        return Outcome(fresh, new)
+                raise
+            # The error may have come when all was on disk. Tried again it would look as if somebody else had done it.
+            if outcome is None or not self._holds(group):
+                raise
+        return outcome
 
     def _add_control(self, message: Control, nexus: str | None, now: float) -> bool:
         db = self._db
-        # The serial is the conversation's, not the content's: a dispatcher that starts anew counts from 1 again.
-        digest = hashlib.sha256(encode(msgspec.structs.replace(message, serial=0))).digest()
+        digest = _digest(message)
         if isinstance(message, RunOpen):
             known = db.execute("select processed from runs where run=?", (message.run,)).fetchone()
             if known is not None and known[0] != message.processed:
@@ -159,6 +165,24 @@ class Ledger:
         self._db.execute("update runs set duplicates=duplicates+1 where run=? and completed is null", (row.run,))
         return False
 
+    def _holds(self, group: Group) -> bool:
+        """Return whether all of a group is in the ledger."""
+        one = self._db.execute
+        return (
+            all(
+                one("select 1 from control where run=? and digest=?", (message.run, _digest(message))).fetchone()
+                for message, _ in group.control
+            )
+            and all(
+                one("select 1 from batches where run=? and stream=? and cfg=? and first=?", row.key).fetchone()
+                for row in group.batches
+            )
+            and all(
+                one("select 1 from sessions where session=? and serial>=?", pair).fetchone()
+                for pair in group.sessions.items()
+            )
+        )
+
     def _add_const(self, const: ConstRow) -> None:
         self._db.execute(
             "insert or ignore into consts(run,stream,cfg,recipe,name,spec,payload,after) "
@@ -176,7 +200,9 @@ class Ledger:
 
     def complete(self, run: str, now: float, nexus_error: str | None = None) -> None:
         """Note that every frame of the run is done and its NeXus file closed, or given up for that reason."""
-        self._db.execute("update runs set completed=?, nexus_error=? where run=?", (now, nexus_error, run))
+        self._db.execute(
+            "update runs set completed=?, nexus_error=? where run=? and completed is null", (now, nexus_error, run)
+        )
 
     def has_path(self, path: str) -> bool:
         """Return whether a run's NeXus file has this path already."""
@@ -196,3 +222,8 @@ class Ledger:
     def close(self) -> None:
         """Close it. May be called again."""
         self._db.close()
+
+
+def _digest(message: Control) -> bytes:
+    # The serial is the conversation's, not the content's: a dispatcher that starts anew counts from 1 again.
+    return hashlib.sha256(encode(msgspec.structs.replace(message, serial=0))).digest()

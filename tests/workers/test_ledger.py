@@ -17,7 +17,7 @@ from haltere.workers.errors import FileError, SettingsError
 from haltere.workers.ledger import Ledger
 from haltere.workers.ledger_lock import only_writer, writer_of
 from haltere.workers.ledger_reader import LedgerReader
-from haltere.workers.ledger_rows import ConstRow, Group
+from haltere.workers.ledger_rows import ConstRow, Group, Outcome
 from haltere.workers.payload import Piece, pack, unpack
 from haltere.workers.wire.messages import LOST, QUARANTINED, RunOpen, StreamOpen
 
@@ -94,6 +94,41 @@ def test_frames_beyond_the_total_of_a_closed_run_do_not_count(path: Path) -> Non
     ledger.commit(Group(batches=[row(0), row(4)]), 1.0)
     account = LedgerReader(path).accounting(RUN)["eiger"]
     assert (account["expected"], account["live"], account["intervals"]["live"]) == (6, 6, [[0, 6]])
+
+
+class Steps:
+    """Counts SQLite's steps, and interrupts it at one of them."""
+
+    def __init__(self, last: int = 0) -> None:
+        self.last = last
+        self.count = 0
+
+    def __call__(self) -> bool:
+        """Return whether to interrupt."""
+        self.count += 1
+        return self.count == self.last
+
+
+def test_a_commit_that_fails_is_on_disk_whole_or_not_at_all_and_it_is_known_which(path: Path) -> None:
+    group = Group(control=[(run_open(), None), (EIGER, None)], batches=[row(0), row(4)], sessions={7: 2})
+    whole, twice = Outcome([True, True], [True, True]), Outcome([False, False], [False, False])
+
+    def attempt(number: int, steps: Steps) -> bool:
+        ledger = Ledger(path.with_name(f"{number}.db"))
+        ledger._db.set_progress_handler(steps, 1)
+        try:
+            done = ledger.commit(group, 1.0) == whole
+        except sqlite3.Error:
+            done = False
+        ledger._db.set_progress_handler(None, 0)
+        assert ledger.commit(group, 2.0) == (twice if done else whole)
+        ledger.close()
+        return done
+
+    steps = Steps()
+    assert attempt(0, steps)
+    tried = [*range(1, steps.count - 8, steps.count // 16), *range(steps.count - 8, steps.count + 1)]
+    assert {attempt(number, Steps(number)) for number in tried} == {True, False}  # the last come when all is on disk
 
 
 def test_const_outputs_are_kept_once(ledger: Ledger, path: Path) -> None:
