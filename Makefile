@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+FUZZ_SECONDS ?= 180
 READY := $(VENV)/.ready
 
 .PHONY: help demo test soak chaos check bench docs clean
@@ -11,6 +12,7 @@ help:
 	@echo "make soak    simulate the pool in virtual time, SEEDS=20000 runs in which everything goes wrong"
 	@echo "make chaos   try every fault on real processes (ONLY=\"worker-kill sink-kill\" for some)"
 	@echo "make check   format, lint, types, import contracts"
+	@echo "make fuzz    fuzz the codecs and the chunk reader for FUZZ_SECONDS ($(FUZZ_SECONDS))"
 	@echo "make bench   measure the path (haltere bench path)"
 	@echo "make docs    build the documentation into docs/_build/html"
 	@echo "make clean   remove what these made"
@@ -33,6 +35,10 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz: $(READY)
+	$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS)
 
 bench: $(READY)
 	$(BIN)/haltere bench path
@@ -58,4 +64,4 @@ $(READY): pyproject.toml
 	@touch $(READY)
 
 clean:
-	rm -rf $(VENV) build docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fuzz

@@ -94,6 +94,6 @@ class Unframer:
             del self._buffer[:end]
             try:
                 record = _decoder.decode(head)
-            except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
                 raise WireError(f"a record that no reducer and no worker sends: {error}") from None
             yield record, tail
