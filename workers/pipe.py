@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from .errors import WireError
 from .payload import MAX_PAYLOAD
-from .wire.messages import Nack, Result, StreamOpen, Work
+from .wire.messages import Nack, Result, Serial, StreamOpen, Work
 
 MAX_RECORD: Final = 1 << 20
 _HEADER: Final = struct.Struct("<II")
@@ -31,15 +31,15 @@ class At(Struct, array_like=True, frozen=True, tag="AT"):
     ``frame`` may be :data:`SETTING_UP`, or :data:`BETWEEN`: at none.
     """
 
-    token: int
-    frame: int
+    token: Annotated[int, Meta(ge=-1, lt=2**62)]
+    frame: Annotated[int, Meta(ge=-2, lt=2**40)]
 
 
 class Reduced(Struct, array_like=True, frozen=True, tag="REDUCED"):
     """Reducer → worker: a batch, reduced, with ``cpu_us`` µs of CPU; its arrays come beside it."""
 
     result: Result
-    cpu_us: int
+    cpu_us: Serial
 
 
 class Failed(Struct, array_like=True, frozen=True, tag="FAILED"):

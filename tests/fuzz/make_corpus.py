@@ -28,6 +28,7 @@ from haltere.workers.wire.messages import (
     Beat,
     Block,
     Bye,
+    Claim,
     Connect,
     Credit,
     Done,
@@ -72,6 +73,7 @@ def conversation() -> list[Message]:
         LIVE_STREAM,
         Ack(7, 3),
         Connect("tcp://127.0.0.1:9999", "simplon-1"),
+        Claim(LANE.endpoint, 12, flying.RUN, "eiger", "eiger_image", 4, "drop", 5),
         Frames(LANE.endpoint, 12, "haltere-1-1", (4, 6), "<u2", BLOCKS),
         Dropped(LANE.endpoint, 12, [(4, 6), (7, 9)], "ring-full"),
         Free("haltere-1-1", [0, 128], [0, 1]),
@@ -216,7 +218,7 @@ def made() -> Iterator[tuple[str, str, bytes]]:
     yield "cores", "to-the-worker", _said(8, said)
     yield "cores", "to-the-worker-by-the-sink", _said(8, said, 64)
     yield "cores", "to-the-ingest", _said(12, said)
-    hello, frames = Hello(1, "ingest", "ingest", 7), said[said.index(LIVE_STREAM) + 3]
+    hello, frames = Hello(1, "ingest", "ingest", 7), next(each for each in said if isinstance(each, Frames))
     full = Done(flying.RUN, "eiger", "cfg-a", [], True, 2)
     run = [
         _said(64, [flying.run_open(), LIVE_STREAM, full]),

@@ -30,7 +30,7 @@ from haltere.workers.reducers.base import Chunk
 from haltere.workers.references import resolve
 from haltere.workers.sink_core import SinkCore
 from haltere.workers.wire import array_list, documents, messages, simplon, xspress3
-from haltere.workers.wire.messages import ArraySpec, Connect, FileSpan, Free, InputSpec
+from haltere.workers.wire.messages import ArraySpec, Claim, Connect, FileSpan, Free, InputSpec
 from haltere.workers.worker_core import WorkerCore
 
 from ..workers import flying
@@ -94,7 +94,7 @@ def xspress3_stream(data: bytes) -> None:
 
 def _announce(image: simplon.Image | xspress3.Image) -> None:
     core = IngestCore("haltere-1-1", 1 << 20)
-    core.place(Source("tcp://x", image.series, tuple(image.shape), image.dtype), image.frame, 100, image.encoding)
+    core.place(Source("tcp://x", image.series, tuple(image.shape), image.dtype), image.frame, 100, image.encoding, 0.0)
     for message in core.take(everything=True):
         messages.decode(messages.encode(message))
 
@@ -270,9 +270,11 @@ def cores(data: bytes) -> None:
             while worker.take() is not None:
                 pass
         elif isinstance(message, Free):
-            ingest.free(message.ring, message.offsets, message.lives)
+            ingest.free(message.ring, message.offsets, message.lives, now)
+        elif isinstance(message, Claim):
+            ingest.claim(message)
         elif isinstance(message, Connect):
-            ingest.place(Source(message.endpoint, 1, (3, 4), "<u2"), place, 24, "none")
+            ingest.place(Source(message.endpoint, 1, (3, 4), "<u2"), place, 24, "none", now)
     assert broker.snapshot()
     assert sink.status()
 

@@ -98,7 +98,7 @@ class Welcome(Message, frozen=True, tag="WELCOME"):
     A ``lease_ms`` of 0 means: I don't know your session, say Hello with a new one.
     """
 
-    version: int
+    version: Annotated[int, Meta(ge=VERSION, le=VERSION)]
     epoch: Serial
     lease_ms: Annotated[int, Meta(ge=0, lt=2**31)]
     beat_ms: Annotated[int, Meta(ge=0, lt=2**31)]
