@@ -41,6 +41,7 @@ from .wire.messages import (
     Nack,
     RunClose,
     RunOpen,
+    Spilled,
     Status,
     StreamOpen,
     Welcome,
@@ -118,6 +119,7 @@ class BrokerCore:
             StreamOpen: self._stream_open,
             Expect: self._expect,
             RunClose: self._run_close,
+            Spilled: self._spilled,
             Done: self._done,
             Welcome: self._sink_welcome,
         }
@@ -126,6 +128,7 @@ class BrokerCore:
             Frames: self._frames,
             Dropped: self._dropped,
             Gauge: self._gauge,
+            Spilled: self._spills,
             Credit: self._credit,
             Beat: self._beat,
             Nack: self._nack,
@@ -223,7 +226,7 @@ class BrokerCore:
             if isinstance(waited, Frames):
                 self._arrive(stream, waited, now)
             else:
-                stream.lane.drop(waited.ranges, waited.reason, now)
+                stream.let_go("", waited.ranges, waited.reason, now)
         told = Connect(lane.endpoint, lane.protocol), stream.claim
         return [Send(peer.peer, each) for peer in self.peers.of("ingest") for each in told if each is not None]
 
@@ -235,6 +238,10 @@ class BrokerCore:
         for stream in self.runs.close(message, now):
             self._collect(stream)
         return []
+
+    def _spilled(self, message: Spilled, now: float) -> list[Send]:
+        self.runs.spilled(message, now)
+        return [Send(peer.peer, message) for peer in self.peers.of("ingest")]
 
     def _done(self, message: Done, now: float) -> list[Send]:
         known = self.runs.done(message)
@@ -277,8 +284,14 @@ class BrokerCore:
         if stream is None:
             self._waiting.put(message, now)
         else:
-            stream.lane.drop(message.ranges, message.reason, now)
+            known = self.peers.get(peer)
+            stream.let_go("" if known is None else known.name, message.ranges, message.reason, now)
         return self._met(peer, now)
+
+    def _spills(self, peer: bytes, message: Spilled, now: float) -> list[Send]:
+        if self.runs.has_spilled(message):
+            return [Send(peer, message), *self._met(peer, now)]
+        return [Send(SINK, message), *self._met(peer, now)]
 
     def _gauge(self, peer: bytes, message: Gauge, now: float) -> list[Send]:
         known = self.peers.knows(peer, message.session, now)
@@ -286,6 +299,11 @@ class BrokerCore:
             return [self._stranger(peer)]
         known.gauge = message
         heard = {(each.endpoint, each.series) for each in message.series}
+        for each in message.series:
+            key = self._series.get((each.endpoint, each.series))
+            stream = None if key is None else self.runs.stream(key)
+            if stream is not None and each.searched:
+                stream.lane.sure()
         return [Send(peer, claim) for claim in self._claims() if (claim.endpoint, claim.series) not in heard]
 
     def _claims(self) -> list[Claim]:
@@ -301,6 +319,8 @@ class BrokerCore:
             return []
         known = self.peers.get(peer)
         busy = -1 if known is None else known.busy
+        if message.role == "ingest" and (known is None or known.session != message.session):
+            self._doubt(message.name, now)
         self._give_back(self.peers.hello(peer, message, now), busy)
         out = [Send(peer, self._welcome())]
         if message.role == "ingest":
@@ -416,9 +436,17 @@ class BrokerCore:
         peer.told.add(key)
         return [*out, Send(peer.peer, work)]
 
+    def _doubt(self, ingest: str, now: float) -> None:
+        """Note of every stream that an ingest may have spilled more of it than it has said."""
+        for stream in self.runs.streams:
+            if stream.opened.policy == "spill":
+                stream.lane.doubt(ingest, now)
+
     def _lose(self, peer: bytes, now: float, why: str) -> None:
         known = self.peers.get(peer)
         if known is not None:
+            if known.role == "ingest":
+                self._doubt(known.name, now)
             self.counts[f"{known.role} lost: {why}"] += 1
             self._give_back(self.peers.lose(peer), known.busy)
 

@@ -11,6 +11,12 @@ from .intervals import IntervalSet
 MAX_REASONS: Final = 16
 """Reasons for drops that are counted apart."""
 
+SPILLING: Final = "spilling"
+"""The reason of what isn't dropped: it is on its way to a file of the pool's."""
+
+PATIENCE: Final = 30.0
+"""Seconds that an ingest which may have spilled frames is waited for."""
+
 MARK: Final = 0.02
 """Seconds between two marks of how far the lane has come."""
 
@@ -63,10 +69,13 @@ class Lane:
         Seconds after a later frame came until a frame is held not to come any more.
     quiet
         Seconds after a frame was promised until, no frame having come so far, the lane is held to be dead.
+    spills
+        Whether ingests write to files what finds no room. No frame is given up while one may still say that it has it.
     """
 
-    def __init__(self, now: float, *, exists: bool, late: float, quiet: float) -> None:
+    def __init__(self, now: float, *, exists: bool, late: float, quiet: float, spills: bool = False) -> None:
         self.exists = exists
+        self.spilled = 0
         self.dropped: Counter[str] = Counter()
         self._late = late
         self._came = Marks(late)
@@ -75,6 +84,9 @@ class Lane:
         self._why: dict[str, IntervalSet] = {}
         self._last = now
         self._closed: float | None = None
+        self._spilling: dict[str, IntervalSet] = {}
+        self._unsure = now if spills else None
+        """Since when an ingest may have spilled what it hasn't said."""
 
     @property
     def high(self) -> int:
@@ -96,7 +108,42 @@ class Lane:
                 self.dropped[reason] += end - start
                 frames.add(start, end)
             self._gone.add(first, stop)
+            self._written(first, stop)
             self.came(stop - 1, now)
+
+    def spilling(self, ingest: str, ranges: Sequence[tuple[int, int]], now: float) -> None:
+        """Note frames that an ingest is writing to a file."""
+        for first, stop in ranges:
+            self._spilling.setdefault(ingest, IntervalSet()).add(first, stop)
+            self.came(stop - 1, now)
+
+    def spill(self, first: int, stop: int, now: float) -> None:
+        """Note frames that are in a file of the pool's."""
+        self.spilled += max(stop - first, 0) - self._gone.count(first, stop)
+        self._gone.add(first, stop)
+        self._written(first, stop)
+        self.came(stop - 1, now)
+
+    def doubt(self, ingest: str, now: float) -> None:
+        """Note that an ingest is gone or began anew: what it had in hand it says again, or its successor finds it."""
+        for name in (ingest, ""):  # of what was said before the stream was known nobody noted who said it
+            for first, stop in self._spilling.pop(name, IntervalSet()).ranges():
+                self._why.setdefault("it was being spilled when its ingest ended", IntervalSet()).add(first, stop)
+        self._unsure = now
+
+    def sure(self) -> None:
+        """Note that an ingest has found all that was spilled."""
+        self._unsure = None
+
+    def may_be_spilled(self, frame: int, now: float) -> bool:
+        """Say whether an ingest may still say that it has written the frame to a file."""
+        if any(frame in frames for frames in self._spilling.values()):
+            return True
+        return self._unsure is not None and now - self._unsure < PATIENCE
+
+    def _written(self, first: int, stop: int) -> None:
+        for frames in self._spilling.values():
+            frames.discard(first, stop)
 
     def promise(self, stop: int, now: float) -> None:
         """Note that frames below ``stop`` were promised: so they were taken."""

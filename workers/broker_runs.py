@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from .broker_batch import Key
 from .broker_stream import Stream
-from .wire.messages import Done, Expect, RunClose, RunOpen, StreamOpen, Welcome, encode
+from .wire.messages import Done, Expect, RunClose, RunOpen, Spilled, StreamOpen, Welcome, encode
 
-Control = RunOpen | StreamOpen | Expect | RunClose
+Control = RunOpen | StreamOpen | Expect | RunClose | Spilled
 
 MAX_RUNS: Final = 64
 
@@ -129,6 +129,18 @@ class Runs:
         for stream in streams:
             stream.expect(message, now)
 
+    def spilled(self, message: Spilled, now: float) -> None:
+        """Take note of frames that are in files of the pool's."""
+        run = self._known(message)
+        for stream in run.streams if run is not None else []:
+            if stream.key.stream == message.stream:
+                stream.spill(message, now)
+
+    def has_spilled(self, message: Spilled) -> bool:
+        """Say whether the sink has told already all that an ingest says."""
+        streams = [each for each in self.streams if each.key[:2] == (message.run, message.stream)]
+        return any(all(stream.files.has_spilled(span) for span in message.files) for stream in streams)
+
     def close(self, message: RunClose, now: float) -> list[Stream]:
         """Take note of a run's end; return its streams."""
         run = self._known(message)
@@ -177,7 +189,7 @@ class Runs:
             stream.release()
         return streams
 
-    def _known(self, message: StreamOpen | RunClose) -> Run | None:
+    def _known(self, message: StreamOpen | RunClose | Spilled) -> Run | None:
         run = self._runs.get(message.run)
         if run is None:
             self.lacking = True  # its RUN_OPEN was lost

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from .broker_batch import DEATHS, SETUP_AGAIN, Batch, Event, Held, Key, State
 from .broker_files import FileMap
-from .broker_lane import Lane
+from .broker_lane import SPILLING, Lane
 from .frame_life import FrameEvent
 from .intervals import IntervalSet
-from .wire.messages import MAX_FILES, MAX_WORK, Block, Claim, Expect, Frames, Nack, RingSpan, StreamOpen, Work, encode
+from .wire.messages import (
+    MAX_FILES,
+    MAX_WORK,
+    Block,
+    Claim,
+    Expect,
+    Frames,
+    Nack,
+    RingSpan,
+    Spilled,
+    StreamOpen,
+    Work,
+    encode,
+)
 
 SHORT_WORK: Final = 24
 """So many pieces of files and reasons fit into a WORK, however long each of them may be."""
@@ -45,7 +58,8 @@ class Stream:
         """The sink has said that every EXPECT has come: a frame without a file now has none."""
         self.batches: dict[int, Batch] = {}
         self.files = FileMap(spec.key for spec in opened.inputs)
-        self.lane = Lane(now, exists=opened.live is not None and opened.total is None, late=late, quiet=quiet)
+        flies = opened.live is not None and opened.total is None
+        self.lane = Lane(now, exists=flies, late=late, quiet=quiet, spills=flies and opened.policy == "spill")
         self.duplicates = 0
         self.surplus = 0
         self.freed: list[Held] = []
@@ -113,6 +127,19 @@ class Stream:
         self.files.expect(message)
         self.lane.promise(message.stop, now)
 
+    def let_go(self, ingest: str, ranges: Sequence[tuple[int, int]], reason: str, now: float) -> None:
+        """Take word of frames that an ingest dropped, or that are on their way to a file of its."""
+        if reason == SPILLING:
+            self.lane.spilling(ingest, ranges, now)
+        else:
+            self.lane.drop(ranges, reason, now)
+
+    def spill(self, message: Spilled, now: float) -> None:
+        """Take where frames lie that were spilled, as the sink has it on disk."""
+        self.files.spill(message.files)
+        for span in message.files:
+            self.lane.spill(span.first, span.first + span.n, now)
+
     def close(self, total: int, now: float) -> None:
         """Take the number of frames that were promised in all; what lies beyond is let go."""
         if self.total is not None:
@@ -172,7 +199,7 @@ class Stream:
         if not lacking:
             promised = frame in self.files.expected or self.lane.settled(now)
             return held or (promised and self.lane.gone(frame, now))
-        if not (self.confirmed and self.lane.settled(now)):
+        if not (self.confirmed and self.lane.settled(now)) or self.lane.may_be_spilled(frame, now):
             return False
         batch = batch or self.batches.setdefault(number, Batch())
         came = "it came live" if held or frame in batch.damaged else self._why_not(frame)
@@ -323,6 +350,7 @@ class Stream:
             "surplus": self.surplus,
             "live": self.lane.exists,
             "policy": self.opened.policy,
+            "spilled": self.lane.spilled,
             "complete": self.complete,
         }
 

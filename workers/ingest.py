@@ -20,6 +20,7 @@ from msgspec import Meta, Struct
 from . import shell, sockets
 from .errors import WireError
 from .ingest_core import RING_FULL, Fate, IngestCore, Source
+from .ingest_spill_shell import Spill
 from .lifeline import Lifeline, announce
 from .pulling import Pull, Streamed, identity
 from .ring import Ring
@@ -32,8 +33,10 @@ from .wire.messages import (
     Dropped,
     Frames,
     Free,
+    Gauge,
     Hello,
     Message,
+    Spilled,
     Welcome,
     decode,
     encode,
@@ -72,6 +75,14 @@ class IngestSettings(ShellSettings, frozen=True, kw_only=True):
     drop_group: Annotated[int, Meta(ge=1)] = 20
     streams: Annotated[list[Stream], Meta(max_length=64)] = msgspec.field(default_factory=list)
     """Detectors to pull from at once, before any run names them: a scan's first frames come while it is announced."""
+    spill: str = ""
+    """The folder that frames are spilled to; none: they are dropped instead."""
+    spill_ring: Annotated[int, Meta(ge=1 << 16)] = 64 << 20
+    """Bytes of shared memory for frames on their way to a file."""
+    spill_bytes: Annotated[int, Meta(ge=0)] = 256 << 30
+    """Most bytes that are spilled of one run's detector."""
+    spill_spare: Annotated[int, Meta(ge=0)] = 1 << 30
+    """Bytes that are left free on the disk."""
 
 
 class Ingest:
@@ -98,6 +109,7 @@ class Ingest:
         self._quiet_until = 0.0
         self._flood = sockets.Flood()
         self._detectors: dict[str, Pull] = {}
+        self._spill = Spill(settings, self.core, self._say)
         self._broker = sockets.make(self._context, zmq.DEALER, MAX_CONTROL)
         self._broker.connect(settings.broker)
         self._poller.register(self._broker, zmq.POLLIN)
@@ -108,7 +120,7 @@ class Ingest:
     def run(self, lifeline: Lifeline) -> None:
         """Work until the end."""
         lifeline.register(self._poller)
-        lifeline.says = self.core.summary
+        lifeline.says = lambda: self.core.summary() | self._spill.summary
         while True:
             timeout = AGE if self.core.pending else self._beat_s
             events = dict(self._poller.poll(int(timeout * 1000)))
@@ -122,6 +134,7 @@ class Ingest:
         if self._broker in events:
             self._hear_broker()
         now = self._clock()
+        self._spill.turn(self._poller, events, now)
         for pull in list(self._detectors.values()):
             if self._fetches(pull, now) and pull.socket in events:
                 self._drain(pull)
@@ -134,7 +147,9 @@ class Ingest:
         if now - self._last_beat >= self._beat_s:
             # Also when nothing else is said: a broker that has started anew learns from it that we are here.
             self._last_beat = now
-            self._say(self.core.gauge(self._session, now))
+            # A broker that isn't told yet what is held here must not think that it knows all.
+            self._say(self._spill.gauge(self._session, now) if self._epoch >= 0 else Gauge(self._session, []))
+            self._spill.beat(now)
             self._renew(now)
         if now - self._reminded >= REMIND_EVERY:
             self._reminded = now
@@ -166,12 +181,14 @@ class Ingest:
     def _land(self, pull: Pull, frame: Streamed) -> bool:
         """Find a place for a frame's bytes; return False if it is in hand for want of one."""
         blob = memoryview(frame.blob)
+        flat = blob if blob.format == "B" and blob.ndim == 1 else blob.cast("B")
         source = Source(pull.endpoint, frame.series, tuple(frame.shape), frame.dtype)
         place = self.core.place(source, frame.frame, blob.nbytes, frame.encoding, self._clock())
         pull.in_hand = frame if place is Fate.WAIT else None
         if isinstance(place, Block):
-            flat = blob if blob.format == "B" and blob.ndim == 1 else blob.cast("B")
             self._ring.write(place.offset, flat, place.life)
+        elif place is Fate.SPILL:
+            self._spill.take(source, frame.frame, frame.encoding, flat)
         return pull.in_hand is None
 
     def _garbled(self, endpoint: str, parts: Sequence[Any], error: WireError) -> None:
@@ -198,6 +215,9 @@ class Ingest:
                     self._ring.clear(block.offset, block.size)
             elif isinstance(message, Claim):
                 self.core.claim(message)
+                self._spill.claim(message)
+            elif isinstance(message, Spilled):
+                self._spill.told(message)
             elif isinstance(message, Connect):
                 self._connect(message)
             elif isinstance(message, Welcome):
@@ -212,6 +232,9 @@ class Ingest:
             self._epoch = message.epoch
             self._beat_s = max(message.beat_ms, 10) / 1000
             self._tell(self.core.held())
+            self._spill.name()
+            self._flush(everything=True)
+            self._spill.tell(self._clock())
 
     def _connect(self, message: Connect) -> None:
         endpoint, protocol = message.endpoint, message.protocol
@@ -270,6 +293,7 @@ class Ingest:
         """Close every socket."""
         for pull in self._detectors.values():
             pull.close()
+        self._spill.close()
         self._broker.close(200)
         self._context.term()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
@@ -37,6 +37,8 @@ class Fate(Enum):
     DROPPED = "dropped"
     WAIT = "wait"
     """It is to be kept in hand, and nothing more fetched from its detector, until there is room."""
+    SPILL = "spill"
+    """It is to be written to a file, or, if that can't be, to be dropped."""
 
 
 class IngestCore:
@@ -105,6 +107,8 @@ class IngestCore:
         self.frames += 1
         self.bytes += size
         self.load.came(size, now)
+        if offset is None and series is not None and series.claim.policy == "spill":
+            return Fate.SPILL
         if offset is None:
             self.drop(source.endpoint, source.series, frame, reason or RING_FULL)
             return Fate.DROPPED
@@ -148,7 +152,11 @@ class IngestCore:
     def drop(self, endpoint: str, series: int, frame: int, reason: str) -> None:
         """Let a frame go, and note it."""
         self.dropped[reason] += 1
-        self._drops.setdefault((endpoint, series, reason), IntervalSet()).add(frame, frame + 1)
+        self.name(endpoint, series, frame, frame + 1, reason)
+
+    def name(self, endpoint: str, series: int, first: int, stop: int, reason: str) -> None:
+        """Let the broker be told of frames that aren't in the ring."""
+        self._drops.setdefault((endpoint, series, reason), IntervalSet()).add(first, stop)
 
     def garble(self, endpoint: str, series: int, frame: int) -> None:
         """Note a message that couldn't be read; ``series`` and ``frame`` are −1 where even they are unknown."""
@@ -241,9 +249,11 @@ class IngestCore:
             for start in range(0, len(blocks), self._group)
         ]
 
-    def gauge(self, session: int, now: float) -> Gauge:
-        """Return what becomes of each series."""
-        return Gauge(session, self.claims.gauges(now))
+    def gauge(
+        self, session: int, now: float, spilled: Callable[[Claim], tuple[int, int, bool]] = lambda _: (0, 0, False)
+    ) -> Gauge:
+        """Return what becomes of each series; ``spilled`` : frames, bytes, and whether all of before was found."""
+        return Gauge(session, self.claims.gauges(now, spilled))
 
     def _announce(self, source: Source, blocks: list[Block]) -> Frames:
         return Frames(source.endpoint, source.series, self.ring, source.shape, source.dtype, blocks)

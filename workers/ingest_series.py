@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -41,11 +41,13 @@ class Series:
             self.blocked += now - self.blocked_since
             self.blocked_since = None
 
-    def gauge(self, now: float) -> SeriesGauge:
-        """Return how it does."""
+    def gauge(self, now: float, spilled: tuple[int, int, bool]) -> SeriesGauge:
+        """Return how it does; ``spilled`` : frames, bytes, and whether all of before was found."""
         waiting = 0.0 if self.blocked_since is None else now - self.blocked_since
         kept = min(max(self.decimator.kept, 0.0), 1.0)
-        return SeriesGauge(self.claim.endpoint, self.claim.series, kept, int(1000 * (self.blocked + waiting)))
+        where = self.claim.endpoint, self.claim.series
+        frames, size, searched = spilled
+        return SeriesGauge(*where, kept, int(1000 * (self.blocked + waiting)), frames, size, searched)
 
 
 class Claims:
@@ -79,6 +81,7 @@ class Claims:
         """Return the series of an endpoint that was claimed last: what comes from there is of it."""
         return self._newest.get(endpoint)
 
-    def gauges(self, now: float) -> list[SeriesGauge]:
+    def gauges(self, now: float, spilled: Callable[[Claim], tuple[int, int, bool]]) -> list[SeriesGauge]:
         """Return how the newest do."""
-        return [series.gauge(now) for series in list(self._series.values())[-MAX_GAUGED:]]
+        newest = list(self._series.values())[-MAX_GAUGED:]
+        return [series.gauge(now, spilled(series.claim)) for series in newest]

@@ -14,7 +14,7 @@ import msgspec
 from .errors import FileError
 from .intervals import IntervalSet
 from .ledger_rows import BatchRow, ConstRow, RunRow, account, mark, stream_total
-from .wire.messages import STATUS_NAMES, AnyMessage, ArraySpec, Expect, FileSpan, StreamOpen, decode
+from .wire.messages import STATUS_NAMES, AnyMessage, ArraySpec, Expect, FileSpan, Spilled, StreamOpen, decode
 
 _specs = msgspec.msgpack.Decoder(list[ArraySpec])
 _spec = msgspec.msgpack.Decoder(ArraySpec)
@@ -66,8 +66,25 @@ class LedgerReader:
         return int(self._db.execute("select coalesce(sum(n), 0) from batches where run=?", (uid,)).fetchone()[0])
 
     def spans(self, uid: str) -> list[FileSpan]:
-        """Return where the frames of a run are, as documents told."""
-        return [span for message in self.control(uid) if isinstance(message, Expect) for span in message.files]
+        """Return where the frames of a run are: as documents told, and after these in files of the pool's own."""
+        control = self.control(uid)
+        told = [span for message in control if isinstance(message, Expect) for span in message.files]
+        return told + [span for message in control if isinstance(message, Spilled) for span in message.files]
+
+    def spilled(self, uid: str) -> dict[str, list[dict[str, Any]]]:
+        """Return which files of the pool's own hold frames of a run, per stream, and how many each."""
+        rows = self._db.execute("select bytes from control where run=? and kind='Spilled' order by id", (uid,))
+        frames: dict[str, dict[tuple[str, str], IntervalSet]] = {}
+        for (data,) in rows:
+            message = decode(data)
+            assert isinstance(message, Spilled)
+            for span in message.files:
+                files = frames.setdefault(message.stream, {})
+                files.setdefault((span.uri, span.dataset), IntervalSet()).add(span.first, span.first + span.n)
+        return {
+            stream: [{"uri": uri, "dataset": name, "frames": len(held)} for (uri, name), held in files.items()]
+            for stream, files in frames.items()
+        }
 
     def _runs(self, condition: str, *values: Any) -> list[RunRow]:
         rows = self._db.execute(f"select {_RUN_COLUMNS} from runs {condition}", values).fetchall()
@@ -203,13 +220,14 @@ class LedgerReader:
         dict
             ``{"eiger": {"expected": 2400, "live": 2390, "backfilled": 10, "quarantined": 0, "lost": 0,
             "intervals": {"live": [[0, 60], …], …}, "reasons": {"4031": "…"}}}``. Frames beyond the total of a closed
-            run don't count.
+            run don't count. Of a stream that was spilled also ``"spilled"``: see :meth:`spilled`.
         """
         run = self.run(uid)
         if run is None:
             return {}
         done = self.done(run.run)
         expected = self.expected(run.run)
+        spilled = self.spilled(run.run)
         report: dict[str, dict[str, Any]] = {}
         for stream in self.streams(run.run):
             sets = done.get((stream.stream, stream.cfg), tuple(IntervalSet() for _ in STATUS_NAMES))
@@ -222,6 +240,8 @@ class LedgerReader:
             ):
                 reasons.update((str(frame), why) for frame, why in _reasons.decode(data) if frame < total)
             report[stream.stream]["reasons"] = reasons
+            if stream.stream in spilled:
+                report[stream.stream]["spilled"] = spilled[stream.stream]
         return report
 
     def close(self) -> None:

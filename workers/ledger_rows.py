@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .intervals import IntervalSet
-from .wire.messages import STATUS_NAMES, ArraySpec, Expect, RunClose, RunOpen, StreamOpen
+from .wire.messages import STATUS_NAMES, ArraySpec, Expect, RunClose, RunOpen, Spilled, StreamOpen
 
 Buffer = bytes | bytearray | memoryview
-Control = RunOpen | StreamOpen | Expect | RunClose
+Control = RunOpen | StreamOpen | Expect | RunClose | Spilled
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from .errors import FileError, ReductionError
 from .ledger_reader import LedgerReader
 from .ledger_rows import BatchRow, RunRow, stream_total
 from .nexus import NexusFile, Outputs
-from .wire.messages import Expect, RecipeSpec, StreamOpen
+from .wire.messages import Expect, RecipeSpec, Spilled, StreamOpen
 
 log = logging.getLogger(__name__)
 
@@ -262,7 +262,7 @@ class NexusFollower(threading.Thread):
         spans = [
             (message.stream, message.files)
             for message in (reader.control(uid) if state.finishing or state.row.totals is not None else [])
-            if isinstance(message, Expect)
+            if isinstance(message, Expect | Spilled)
         ]
         for stream, found in spans[state.spans :]:
             for file in state.files:

@@ -77,6 +77,7 @@ class Pool(PoolView):
         streams: Sequence[tuple[str, str]] = (),
         live: bool = True,
         ring_bytes: int = 256 << 20,
+        spill_bytes: int | None = None,
         stall: float = 60.0,
         backfill: float = 0.25,
         chaos: Chaos | None = None,
@@ -104,6 +105,8 @@ class Pool(PoolView):
             Whether there is an ingest. Without one nothing is pulled from any detector: runs come from files alone.
         ring_bytes
             How many bytes of frames may wait in shared memory before new ones are dropped and counted.
+        spill_bytes
+            How many bytes of one run's detector may be spilled to ``directory/spill``, where a recipe asks for it.
         stall
             s that a reducer may take for a batch, or for a frame on its own, before it is held to hang, and killed.
         backfill
@@ -128,13 +131,14 @@ class Pool(PoolView):
             raise SettingsError(f"workers={workers}: a pool needs at least 1")
         directory = directory.resolve()
         nexus = (nexus or directory / "nexus").resolve()
-        for folder in (directory, directory / "logs", directory / "assets", nexus):
+        spill = directory / "spill"
+        for folder in (directory, directory / "logs", directory / "assets", spill, nexus):
             make_folder(folder)
         if live:
             check_shared_memory(ring_bytes)
         place = Place(directory)
         place.take()
-        allowed = [root.resolve() for root in roots]
+        allowed = [root.resolve() for root in (*roots, spill)]
         try:
             remember_roots(directory, allowed)
             sweep_sockets()
@@ -166,7 +170,8 @@ class Pool(PoolView):
             role("broker", "broker", {"bind": endpoints.broker, "sink": endpoints.sink, "backfill": backfill}),
         ]
         if live:
-            settings = {"name": "ingest", "broker": endpoints.broker, "ring_bytes": ring_bytes}
+            settings = {"name": "ingest", "broker": endpoints.broker, "ring_bytes": ring_bytes, "spill": str(spill)}
+            settings |= {} if spill_bytes is None else {"spill_bytes": spill_bytes}
             settings |= {"streams": list(streams), **({} if chaos is None else asdict(chaos))}
             processes.append(role("ingest", "ingest", settings))
         for number in range(1, workers + 1):

@@ -80,6 +80,8 @@ class Settings(BaseSettings):
     workers: int = Field(default=2, ge=1, le=256)
     ring_bytes: int = Field(default=256 << 20, ge=1 << 20)
     """Bytes of frames that may wait in shared memory before new ones are dropped and counted."""
+    spill_bytes: int = Field(default=256 << 30, ge=0)
+    """Most bytes of one run's detector that are written to the pool's own files, where a recipe asks for it."""
     backfill: float = Field(default=0.25, gt=0, lt=1)
     """The part of the workers' time that a backfill has while live frames wait; without these it has all."""
     beamline: BeamlineSettings | None = None

@@ -12,7 +12,7 @@ from .errors import WireError
 from .ledger_rows import BatchRow, ConstRow, Control
 from .payload import pack, unpack
 from .sink_books import RunState, StreamState
-from .wire.messages import QUARANTINED, STATUS_NAMES, Expect, Result, RunOpen, StreamOpen
+from .wire.messages import QUARANTINED, STATUS_NAMES, Expect, Result, RunOpen, Spilled, StreamOpen
 
 
 def check(message: Result, payload: Any, run: RunState, stream: StreamState) -> tuple[BatchRow, list[ConstRow]]:
@@ -74,7 +74,7 @@ def check(message: Result, payload: Any, run: RunState, stream: StreamState) -> 
 
 def readable(message: Control) -> bool:
     """Return whether the document that the message holds, if any, can be read."""
-    if isinstance(message, StreamOpen | Expect):
+    if isinstance(message, StreamOpen | Expect | Spilled):
         return True
     try:
         return isinstance(json.loads(message.start if isinstance(message, RunOpen) else message.stop), dict)

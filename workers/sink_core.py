@@ -32,6 +32,7 @@ from .wire.messages import (
     Result,
     RunClose,
     RunOpen,
+    Spilled,
     Status,
     StreamOpen,
     Welcome,
@@ -102,7 +103,7 @@ class SinkCore:
             for each in sets:
                 books.done.update(each.ranges())
         for message in control:
-            if isinstance(message, RunOpen | StreamOpen | Expect | RunClose):
+            if isinstance(message, Control):
                 self._apply(message, row.nexus)
         state = self.runs.get(row.run)
         if state is not None:
@@ -118,7 +119,9 @@ class SinkCore:
         """Take a message; ``payload`` (bytes-like or None) came beside it. Return what can be answered at once."""
         if isinstance(message, Result):
             return self._result(peer, message, b"" if payload is None else payload, now)
-        if isinstance(message, RunOpen | StreamOpen | Expect | RunClose):
+        if isinstance(message, Spilled) and not message.serial:
+            return self._spilled(peer, message, now)
+        if isinstance(message, Control):
             return self._control(peer, message, now)
         if isinstance(message, Hello):
             return self._hello(peer, message, now)
@@ -200,6 +203,21 @@ class SinkCore:
             )
         return True
 
+    def _spilled(self, peer: bytes, message: Spilled, now: float) -> list[Send]:
+        """Take word of frames in the pool's own files, from the broker; it hears it back when it is on disk."""
+        run = self.runs.get(message.run)
+        if peer != self._broker or run is None:
+            self.counters.unknown += 1
+            return self.unsure(peer, now)
+        if run.completed is not None:
+            return [(peer, message)]  # every frame has its end: nobody needs the file any more
+        if len(self._waiting.group.control) >= MAX_CONTROLS:
+            self.counters.refused += 1
+            return []
+        self._waiting.begin(now)
+        self._waiting.group.control.append((message, None))
+        return []
+
     def _result(self, peer: bytes, message: Result, payload: Any, now: float) -> list[Send]:
         self.counters.results += 1
         run = self.runs.get(message.run)
@@ -271,6 +289,8 @@ class SinkCore:
                     if isinstance(message, StreamOpen):
                         # It gives out no work of a stream before it has heard what of it is done.
                         answer += self._full_of(self._broker, message)
+            elif isinstance(message, Spilled) and self._broker is not None:
+                answer.append((self._broker, message))  # said again, because the answer was lost
         by_session = {hello.session: peer for peer, hello in self._peers.items() if hello.role == "dispatcher"}
         for session, serial in group.sessions.items():
             self._committed_serials[session] = serial

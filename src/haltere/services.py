@@ -81,6 +81,7 @@ class Services:
             recorder=lambda endpoints, ledger: recorder_command(endpoints, ledger, catalog),
             streams=[] if beamline is None else [(beamline.eiger.stream, "simplon-1")],
             ring_bytes=settings.ring_bytes,
+            spill_bytes=settings.spill_bytes,
             backfill=settings.backfill,
             chaos=chaos,
             stays=stays,

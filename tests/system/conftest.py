@@ -93,6 +93,7 @@ class ToldPool:
         return {name: each["restarts"] for name, each in self.pool.status()["processes"].items()}
 
     def _tell(self, *messages: Message) -> None:
+        self._sink.send(encode(Hello(VERSION, "dispatcher", "test", self._session)))  # it may be another sink by now
         for message in messages:
             self.serial += 1
             self._sink.send(encode(msgspec.structs.replace(message, serial=self.serial)))

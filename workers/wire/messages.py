@@ -9,6 +9,7 @@ RunOpen      dispatcher → sink → broker               a run has begun, with 
 StreamOpen   dispatcher → sink → broker → worker      a detector's frames are wanted, by these recipes
 Expect       dispatcher → sink → broker               these frames exist, and in which file they are
 RunClose     dispatcher → sink → broker               the run has ended; this many frames were promised
+Spilled      ingest → broker → sink → broker → ingest  these frames are in a file of the pool's; and: it is noted
 Ack          sink → dispatcher                        your control messages up to this one are on disk
 Connect      session → broker → ingest                pull frames from this endpoint
 Claim        broker → ingest                          this series is of that run: so treat its frames
@@ -187,6 +188,18 @@ class Expect(Message, frozen=True, tag="EXPECT"):
     files: Annotated[list[FileSpan], Meta(max_length=256)]
 
 
+class Spilled(Message, frozen=True, tag="SPILLED"):
+    """Frames of ``stream`` that found no room in memory lie in these files, which the pool wrote itself.
+
+    The ingest says it until it hears it back from the broker: then it is on the sink's disk.
+    """
+
+    serial: Serial
+    run: Uid
+    stream: Name
+    files: Annotated[list[FileSpan], Meta(min_length=1, max_length=256)]
+
+
 class StreamTotal(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """In all, ``n`` frames of ``stream`` were promised."""
 
@@ -291,6 +304,10 @@ class SeriesGauge(Struct, array_like=True, frozen=True, forbid_unknown_fields=Tr
     series: Serial
     kept: Annotated[float, Meta(ge=0, le=1)]
     blocked_ms: Serial = 0
+    spilled: Serial = 0
+    spilled_bytes: Serial = 0
+    searched: bool = True
+    """All that an ingest before this one spilled has been found."""
 
 
 class Gauge(Message, frozen=True, tag="GAUGE"):
@@ -483,6 +500,7 @@ AnyMessage = (
     | StreamOpen
     | Expect
     | RunClose
+    | Spilled
     | Ack
     | Connect
     | Claim
