@@ -77,7 +77,7 @@ RUN: Final = StateTable(
         ([Phase.COMPLETED], RunEvent.REPEATED, Phase.COMPLETED, "That is said again: the first word stands."),
         ([Phase.CLOSED], RunEvent.DONE, Phase.FINISHED, "The last promised frame is on disk."),
         ([Phase.FINISHED], RunEvent.WRITTEN, Phase.COMPLETED, "Its NeXus file is closed, or given up for a reason."),
-        ([Phase.OPEN, Phase.CLOSED], RunEvent.RESTORED, Phase.COMPLETED, "A new sink finds it complete in the ledger."),
+        ([Phase.CLOSED], RunEvent.RESTORED, Phase.COMPLETED, "A new sink finds it complete in the ledger."),
     ],
 )
 

@@ -86,6 +86,23 @@ def test_one_that_dies_in_a_storm_is_given_up_and_tried_each_minute_and_trusted_
     assert state_of(watch) is Life.RUNNING
 
 
+@pytest.mark.parametrize("last", [Life.STARTING, Life.RUNNING, Life.SILENT])
+def test_it_is_a_storm_wherever_the_last_death_comes(last: Life) -> None:
+    watch, now = alive(), 0.0
+    for _ in range(STORM - 1):
+        assert watch.died(1, "", now) != LAST_RESORT
+        watch.started(now)
+    if last is not Life.STARTING:
+        watch.hear(READY, now)
+        watch.hear(BEAT, now)
+    if last is Life.SILENT:
+        now += PATIENCE / 2
+        watch.tick(now)
+    assert state_of(watch) is last
+    assert watch.died(1, "", now) == LAST_RESORT
+    assert watch.gave_up
+
+
 def test_one_that_stops_beating_is_silent_and_then_killed() -> None:
     watch = alive()
     assert not watch.tick(PATIENCE / 3)

@@ -76,6 +76,11 @@ class Bench:
 
 @pytest.fixture
 def bench() -> Bench:
+    return greeted()
+
+
+def greeted() -> Bench:
+    """Return a worker that everybody knows, with a stream."""
     bench = Bench()
     bench.do(bench.core.start(bench.now))
     bench.welcome()
