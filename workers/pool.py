@@ -245,13 +245,14 @@ class Pool(PoolView):
 
     def close(self) -> None:
         """End every process, in an order that lets each finish what it has."""
+        self._place.hide()
+        if self._answering is not None:
+            self._answering.close()
         # Workers and ingest first, the sink last: what is reduced is still committed.
         for name in sorted(self._processes, key=lambda each: each in ("broker", "recorder", "sink")):
             if name != "sink":
                 self._processes[name].close()
         self._processes["sink"].close()
-        if self._answering is not None:
-            self._answering.close()
         shutil.rmtree(self._sockets, ignore_errors=True)
         self._place.leave()
 

@@ -96,10 +96,14 @@ class Place:
             out.write(msgspec.json.format(msgspec.json.encode(file)) + b"\n")
         fresh.replace(path)
 
-    def leave(self) -> None:
-        """Give it up. May be called again."""
+    def hide(self) -> None:
+        """Let others find the pool no more."""
         if self._lock.held:
             (self.directory / FILE).unlink(missing_ok=True)
+
+    def leave(self) -> None:
+        """Give it up. May be called again."""
+        self.hide()
         self._lock.release()
 
 

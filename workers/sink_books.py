@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -9,9 +10,10 @@ from typing import Any, Final
 
 from .intervals import IntervalSet
 from .ledger_rows import Control, account, mark, stream_total
+from .rates import Lag, Rate
 from .reducers.base import Output
 from .states import StateTable
-from .wire.messages import STATUS_NAMES, Done, RunOpen, StreamOpen
+from .wire.messages import BACKFILLED, LIVE, STATUS_NAMES, Done, RunOpen, StreamOpen
 
 MAX_RANGES: Final = 2000
 """Ranges in one DONE."""
@@ -26,6 +28,14 @@ class Books:
     sets: tuple[IntervalSet, ...] = field(default_factory=lambda: tuple(IntervalSet() for _ in STATUS_NAMES))
     done: IntervalSet = field(default_factory=IntervalSet)
     buffered: set[int] = field(default_factory=set)
+    live: Rate = field(default_factory=Rate)
+    backfilled: Rate = field(default_factory=Rate)
+    lag: Lag = field(default_factory=Lag)
+
+    def rate(self, status: bytes, now: float) -> None:
+        """Note how many frames came to disk just now, and how."""
+        self.live.add(status.count(LIVE), now)
+        self.backfilled.add(status.count(BACKFILLED), now)
 
     def mark(self, first: int, status: bytes) -> None:
         """Note a batch that is on disk."""
@@ -93,11 +103,25 @@ class RunState:
     duplicates: int = 0
     phase: Phase = Phase.OPEN
     completed: float | None = None
+    scan_id: int | None = None
+    started: float | None = None
+    stopped: float | None = None
+    """Times of its start and stop documents, s since 1970."""
     abandoned: bool = False
     """Its session is gone, and the sink closed it."""
     late: bool = False
     """Of an abandoned one: that somebody goes on to tell of it has been said."""
     nexus: str | None = None
+
+    def read_start(self) -> None:
+        """Take from the start document what people know a run by."""
+        start = json.loads(self.open.start)
+        self.scan_id = start["scan_id"] if isinstance(start.get("scan_id"), int) else None
+        self.started = _time(start)
+
+    def read_stop(self, stop: bytes) -> None:
+        """Take from the stop document when it ended."""
+        self.stopped = self.stopped or _time(json.loads(stop))
 
     def total(self, stream: str) -> int:
         """Return how many frames the stream has, as far as is known."""
@@ -125,18 +149,32 @@ class RunState:
         self.move(RunEvent.DONE)
         return True
 
-    def report(self) -> dict[str, Any]:
+    @property
+    def since(self) -> float | None:
+        """When it came to where it stands, s since 1970, by its documents; None if they don't say."""
+        if self.completed is not None:
+            return self.completed
+        return self.started if self.totals is None else self.stopped
+
+    def report(self, now: float) -> dict[str, Any]:
         """Return how it stands, for JSON."""
         closed = self.totals is not None
         streams = {}
         for name, state in self.streams.items():
             counts = account(state.books.sets, self.total(name), closed=closed)
             del counts["intervals"]
-            streams[name] = counts
+            rates = {
+                "live_per_s": state.books.live.per_second(now),
+                "backfilled_per_s": state.books.backfilled.per_second(now),
+                "lag_s": state.books.lag.seconds(state.books.done, now),
+            }
+            streams[name] = counts | rates
         return {
             "run": self.open.run,
             "processed": self.open.processed,
+            "scan_id": self.scan_id,
             "phase": self.phase,
+            "since": self.since,
             "closed": closed,
             "completed": self.completed,
             "abandoned": self.abandoned,
@@ -167,6 +205,11 @@ class Counters:
     """µs of CPU that taking results, writing them to the ledger and answering took; the shell keeps it."""
     last_bad: str = ""
     last_error: str = ""
+
+
+def _time(doc: dict[str, Any]) -> float | None:
+    found = doc.get("time")
+    return float(found) if isinstance(found, int | float) else None
 
 
 def dones(key: tuple[str, str, str], frames: IntervalSet, run: RunState | None = None) -> Iterator[Done]:

@@ -128,7 +128,7 @@ class SinkCore:
         if isinstance(message, Bye):
             self._bye(peer, message)
         if isinstance(message, Status):
-            return [(peer, status_reply(message.serial, self.status()))]
+            return [(peer, status_reply(message.serial, self.status(now)))]
         return []
 
     def _hello(self, peer: bytes, message: Hello, now: float) -> list[Send]:
@@ -283,7 +283,7 @@ class SinkCore:
         answer: list[Send] = []
         for (message, nexus), fresh in zip(group.control, outcome.fresh, strict=True):
             if fresh:
-                self._apply(message, nexus)
+                self._apply(message, nexus, now)
                 if self._broker is not None:
                     answer.append((self._broker, message))
                     if isinstance(message, StreamOpen):
@@ -296,13 +296,13 @@ class SinkCore:
             self._committed_serials[session] = serial
             if session in by_session:
                 answer.append((by_session[session], Ack(session, serial)))
-        answer += self._mark(group.batches, done.askers, outcome.new)
+        answer += self._mark(group.batches, done.askers, outcome.new, now)
         for uid in {row.run for row in group.batches} | {message.run for message, _ in group.control}:
             if uid in self.runs:
                 self._check_finished(self.runs[uid])
         return answer
 
-    def _mark(self, rows: Sequence[BatchRow], askers: Sequence[bytes], new: Sequence[bool]) -> list[Send]:
+    def _mark(self, rows: Sequence[BatchRow], askers: Sequence[bytes], new: Sequence[bool], now: float) -> list[Send]:
         owed: dict[tuple[bytes, str, str, str], IntervalSet] = defaultdict(IntervalSet)
         listeners = self._listeners()
         for row, asker, fresh in zip(rows, askers, new, strict=True):
@@ -310,6 +310,7 @@ class SinkCore:
             books.buffered.discard(row.first)
             if fresh:
                 books.mark(row.first, row.status)
+                books.rate(row.status, now)
                 self.counters.frames += row.n
             else:
                 self.counters.duplicates += 1
@@ -327,11 +328,12 @@ class SinkCore:
         self.counters.errors += 1
         self.counters.last_error = str(error)[:500]
 
-    def _apply(self, message: Control, nexus: str | None) -> None:
-        """Take over a control message that is on disk."""
+    def _apply(self, message: Control, nexus: str | None, now: float | None = None) -> None:
+        """Take over a control message that is on disk; ``now`` unless it has been there for long."""
         run = self.runs.get(message.run)
         if isinstance(message, RunOpen) and (run is None or run.open.processed != message.processed):
             run = self.runs[message.run] = RunState(message, nexus=nexus)
+            run.read_start()
             self.runs.move_to_end(message.run)
             self._forget()
         if run is None:
@@ -345,8 +347,11 @@ class SinkCore:
             run.streams[message.stream] = StreamState(message, self._outputs(message), books, expected)
         elif isinstance(message, Expect) and message.stream in run.streams:
             run.streams[message.stream].expected.add(message.first, message.stop)
+            if now is not None:
+                run.streams[message.stream].books.lag.promise(message.stop, now)
         elif isinstance(message, RunClose):
             run.abandoned |= run.totals is None and by_sink(message)
+            run.read_stop(message.stop)
             run.close({total.stream: total.n for total in message.totals})
 
     def _outputs(self, message: StreamOpen) -> Outputs:
@@ -445,7 +450,7 @@ class SinkCore:
             self._tellers.hears(hello.session, now)
         return [] if peer in self._peers else [(peer, Welcome(1, self._epoch, 0, 0))]
 
-    def status(self) -> dict[str, Any]:
+    def status(self, now: float) -> dict[str, Any]:
         """Return how things stand, for JSON."""
         recent = list(self.runs.values())[-8:]
         return {
@@ -456,5 +461,5 @@ class SinkCore:
             "buffered_rows": self._waiting.rows,
             "stalled": self._waiting.stalled,
             **{name: getattr(self.counters, name) for name in self.counters.__slots__},
-            "runs": [{**run.report(), "nexus_error": self.nexus_errors.get(run.open.run)} for run in recent],
+            "runs": [{**run.report(now), "nexus_error": self.nexus_errors.get(run.open.run)} for run in recent],
         }

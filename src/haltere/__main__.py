@@ -157,6 +157,19 @@ def up(
 
 
 @app.command()
+def status(
+    directory: Directory = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Again each second, until Ctrl-C.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say how a pool does: processes, runs, frames, rates, lag, queues, and drops by cause."""
+    from .status import show
+    from .workers.settings import load
+
+    show(load(**({} if directory is None else {"directory": directory})).directory, as_json=as_json, watch=watch)
+
+
+@app.command()
 def reduce(
     files: Annotated[list[Path], typer.Argument(help="Recorded detector files (HDF5), in the order of their frames.")],
     recipe: Annotated[str, typer.Option(help="A reducer's name, or a TOML file with a [recipe].")] = "azimuthal",

@@ -88,6 +88,31 @@ def test_a_session_uses_it_and_leaves_it_running(up: Up) -> None:
     assert up.pids() == before
 
 
+def test_its_status_is_there_for_programs_and_for_people(up: Up) -> None:
+    asked = [sys.executable, "-m", "haltere", "status", "--directory", str(up.directory)]
+    said = json.loads(subprocess.run([*asked, "--json"], capture_output=True, timeout=60, check=True).stdout)
+    assert said["troubles"] == []
+    assert said["pool"]["pid"] == up.process.pid
+    assert {each["name"]: each["pid"] for each in said["processes"]} == up.pids()
+    assert all(each["rss_bytes"] > 1 << 20 and each["uptime_s"] > 0 for each in said["processes"])
+    (run,) = said["runs"]
+    assert (run["scan_id"], run["state"], run["abandoned"]) == (1, "complete", False)
+    counts = run["streams"]["eiger"]
+    assert counts["expected"] == counts["live"] + counts["backfilled"] == 75
+    assert counts["owed"] == counts["lost"] == counts["lag_s"] == 0
+    assert said["queues"]["ring_bytes"] == 256 << 20
+    page = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True).stdout
+    for word in ("worker-1", "complete", "eiger", "256 MiB"):
+        assert word in page
+
+
+def test_nobody_to_ask_is_one_line(tmp_path: Path) -> None:
+    asked = [sys.executable, "-m", "haltere", "status", "--directory", str(tmp_path)]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"haltere: no pool runs for {tmp_path}: start a session or `haltere up` there")
+
+
 def test_a_session_that_is_killed_leaves_a_run_that_ends_and_says_why(up: Up) -> None:
     before = up.pids()
     with Flight(up.directory, rows=40, columns=50) as flight:

@@ -76,7 +76,7 @@ class Bench:
         """Let the sink work until something is so."""
         deadline = monotonic() + seconds
         while not condition():
-            assert monotonic() < deadline, self.sink.core.status()
+            assert monotonic() < deadline, self.sink.core.status(monotonic())
             self.sink.turn(self.sink.poll())
 
     def restart(self) -> None:

@@ -361,11 +361,11 @@ def test_while_the_disk_is_full_nobody_is_answered_and_nothing_is_lost(bench: Be
         pauses.append(bench.core.wait(bench.now))
         bench.now += 10
     assert pauses == sorted(pauses)
-    assert bench.core.status()["stalled"]
+    assert bench.core.status(bench.now)["stalled"]
     bench.tell(WORKER, *result(EIGER, 4))
     assert (WORKER, Done(RUN, "eiger", "cfg-a", [(0, BATCH)])) in bench.commit()
     assert (WORKER, Done(RUN, "eiger", "cfg-a", [(4, 8)])) in bench.commit()
-    assert not bench.core.status()["stalled"]
+    assert not bench.core.status(bench.now)["stalled"]
 
 
 def test_what_waits_for_a_full_disk_is_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
