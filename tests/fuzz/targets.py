@@ -276,7 +276,7 @@ def cores(data: bytes) -> None:
         elif isinstance(message, Connect):
             ingest.place(Source(message.endpoint, 1, (3, 4), "<u2"), place, 24, "none", now)
     assert broker.snapshot()
-    assert sink.status()
+    assert sink.status(1.0)
 
 
 TARGETS: Final[dict[str, Target]] = {
