@@ -20,6 +20,7 @@ from ..workers import recipes as recipe_rules
 from ..workers.errors import ReductionError, WireError
 from ..workers.ledger_rows import Control
 from ..workers.recipes import Recipe
+from ..workers.references import STREAMED
 from ..workers.wire.messages import (
     Ack,
     InputSpec,
@@ -201,7 +202,7 @@ class DispatchCore:
             log.error("run %s goes on without %s: what its stream is can't be told: %s", run.uid, device, error)
             return None
         run.queue.append(message)
-        return Stream(device, {each.key: Key() for each in inputs})
+        return Stream(device, {each.key: Key() for each in inputs}, policy)
 
     def _live(
         self, run: _Run, device: str, inputs: Sequence[InputSpec], settings: Mapping[str, Any]
@@ -229,6 +230,13 @@ class DispatchCore:
             return
         key = doc["data_key"]
         if not any(key in stream.keys for stream in run.streams.values()):
+            return
+        if doc.get("mimetype") == STREAMED:
+            self._files[doc["uid"]] = (run, File(key, "", ""))
+            if any(key in stream.keys and stream.policy == "drop" for stream in run.streams.values()):
+                self._warn(
+                    run.uid, f"{key} is kept in no file: what finds no room is lost; give its recipes policy spill"
+                )
             return
         if doc.get("mimetype") not in HDF5 or not dataset or parameters.get("template"):
             what = "a file name template" if parameters.get("template") else str(doc.get("mimetype"))

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..workers.errors import WireError
 from ..workers.intervals import IntervalSet
-from ..workers.wire.messages import MAX_BATCH, MAX_CONTROL, Expect, FileSpan, InputSpec, decode, encode
+from ..workers.wire.messages import MAX_BATCH, MAX_CONTROL, Expect, FileSpan, InputSpec, Policy, decode, encode
 
 BATCH_SECONDS: Final = 0.1
 """A batch holds about this long a piece of the scan: a result is never older than that by batching alone."""
@@ -22,7 +22,7 @@ MAX_SPANS: Final = 256
 
 @dataclass(slots=True)
 class File:
-    """A stream resource. ``base`` is the index that its first frame was given."""
+    """A stream resource. ``base`` is the index that its first frame was given. Without a URI it is no file."""
 
     key: str
     uri: str
@@ -50,6 +50,8 @@ class Key:
         if self.promised.gaps(first, first + n) != [(first, first + n)]:
             return False
         self.promised.add(first, first + n)
+        if not file.uri:
+            return True
         offset = index - file.base
         last = self.spans[-1] if self.spans else None
         if (
@@ -70,6 +72,7 @@ class Stream:
 
     name: str
     keys: dict[str, Key]
+    policy: Policy = "drop"
     next: int = 0
     """The first frame that no Expect has named yet."""
     refused: bool = False

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ..workers.errors import HaltereError, PoolError
+from ..workers.references import STREAMED
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Rewriting:
         self._finished = finished
         self._runs: dict[str, _Run] = {}
         self._starts: dict[str, str] = {}  # descriptor or stream_resource: its run
+        self._streamed: dict[str, str] = {}  # stream_resource that is no file: its run
         self.closing = threading.Event()
         """Set it to stop waiting for a server that is away."""
 
@@ -61,6 +63,10 @@ class Rewriting:
         """
         if name == "start":
             self._runs[doc["uid"]] = _Run()
+        if name == "stream_resource" and doc.get("mimetype") == STREAMED:
+            self._streamed[doc["uid"]] = str(doc.get("run_start", ""))
+        if doc.get("uid" if name == "stream_resource" else "stream_resource") in self._streamed:
+            return  # of frames that nobody keeps the catalog has nothing to show
         uid = self._run_of(name, doc)
         run = self._runs.get(uid)
         if run is None or run.skipped:
@@ -144,6 +150,7 @@ class Rewriting:
 
     def _forget(self, uid: str) -> None:
         self._runs.pop(uid, None)
+        self._streamed = {key: run for key, run in self._streamed.items() if run != uid}
         self._starts = {key: run for key, run in self._starts.items() if run != uid}
 
 

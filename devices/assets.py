@@ -18,6 +18,7 @@ import h5py
 from event_model import StreamRange, compose_stream_resource
 
 from ..workers.errors import DetectorError
+from ..workers.references import STREAMED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,3 +165,50 @@ class StreamAssets:
             # Not there yet, or its writer hasn't got far enough to let others look: no frames so far.
             return None
         return Look(frames, chunks) if frames else None
+
+
+class StreamedAssets(StreamAssets):
+    """Frames that are streamed and kept in no file: one for each trigger that was given, whoever saw it.
+
+    The detector doesn't count them. It promises as many as others do, and these are the trigger source's.
+
+    Parameters
+    ----------
+    key
+        The data key.
+    endpoint, protocol, series
+        Where they are streamed, in which protocol, and as which series of the detector's.
+    planned, most
+        Frames that were planned, and frames that may come.
+    """
+
+    def __init__(self, key: str, endpoint: str, protocol: str, series: int, *, planned: int, most: int) -> None:
+        super().__init__({key: ""}, _no_file)
+        self._where = (endpoint, protocol, series)
+        self._planned = planned
+        self._most = most
+
+    def readable(self) -> int:
+        """Return how many frames there may be."""
+        return self._most
+
+    def documents(self, index: int | None = None) -> Iterator[tuple[str, Any]]:
+        """Yield the documents of frames not yet promised, up to ``index``; alone, of those that were planned."""
+        yield from super().documents(self._planned if index is None else index)
+
+    def last(self, key: str) -> Any:
+        """Raise a DetectorError: there is no frame to be read."""
+        raise DetectorError(f"{key}: its frames are streamed and kept in no file")
+
+    def _resources(self, number: int) -> dict[str, Any]:
+        endpoint, protocol, series = self._where
+        return {
+            key: compose_stream_resource(
+                mimetype=STREAMED, uri=endpoint, data_key=key, parameters={"protocol": protocol, "series": series}
+            )
+            for key in self.datasets
+        }
+
+
+def _no_file(number: int) -> Path:
+    raise DetectorError(f"file {number} of a detector that keeps none")

@@ -13,7 +13,7 @@ from ophyd import Component, Signal
 from ophyd.status import DeviceStatus
 
 from ..workers.errors import DetectorError, SettingsError
-from .assets import FlyInfo, StreamAssets
+from .assets import FlyInfo, StreamAssets, StreamedAssets
 from .progress import background, finished
 from .simplon import Simplon, SimplonDevice
 from .writes_files import WritesFiles
@@ -34,7 +34,8 @@ class Eiger(WritesFiles, SimplonDevice):
     stream
         Where its ZMQ stream is: ``"tcp://host:9999"``. This class leaves it to others to pull frames from it.
     data_dir
-        Where the FileWriter's files are seen from here.
+        Where the FileWriter's files are seen from here. With ``stored`` put to False there are none: its frames are
+        streamed only, and the recipes' policy says what becomes of those that nobody could take at once.
     api
         SIMPLON version in the REST paths: 1.6.0 for P06's Eiger X, 1.8.0 from release 2022.1 on.
     """
@@ -78,6 +79,8 @@ class Eiger(WritesFiles, SimplonDevice):
     stream_endpoint = Component(Signal, value="", kind="config")
     stream_protocol = Component(Signal, value="simplon-1", kind="config")
     series = Component(Signal, value=0, kind="config")
+
+    stored = Component(Signal, value=True, kind="config")  # whether its FileWriter keeps the frames
 
     total = Component(Signal, value=0, kind="hinted")  # counts in the last frame of a step scan
 
@@ -135,19 +138,26 @@ class Eiger(WritesFiles, SimplonDevice):
             self.frame_time.put(info.livetime + max(info.deadtime, self.deadtime))
             self.stream_mode.put("enabled")
             self.header_detail.put("basic")
-            self.writer_mode.put("enabled")
+            stored = bool(self.stored.get())
+            self.writer_mode.put("enabled" if stored else "disabled")
             self.name_pattern.put(f"{info.prefix}_{self.name}")
             per_file = int(self.nimages_per_file.get())
-            if per_file < 1:
+            if stored and per_file < 1:
                 raise SettingsError(f"{self.name}: nimages_per_file is 0; set 1 or more, so that its files end")
             self.series.put(int(self.command("arm", timeout=60.0)["sequence id"]))
             self._armed = True
-            if not self.data_dir.is_dir():
+            if stored and not self.data_dir.is_dir():
                 self._disarm()
                 raise SettingsError(f"{self.name}: data_dir {self.data_dir} isn't a folder (is its disk mounted?)")
             self._check_writer()
             self._info = info
             self._triggered = 0
+            if not stored:
+                where = str(self.stream_endpoint.get()), str(self.stream_protocol.get()), int(self.series.get())
+                most = info.exposures_per_event * (info.n + info.spare)
+                planned = info.exposures_per_event * info.n
+                self.assets = StreamedAssets(f"{self.name}_image", *where, planned=planned, most=most)
+                return
             pattern = f"{info.prefix}_{self.name}"
             self.assets = StreamAssets(
                 {f"{self.name}_image": DATASET},
@@ -184,7 +194,7 @@ class Eiger(WritesFiles, SimplonDevice):
         self._check_writer()
 
     def _check_writer(self) -> None:
-        if self.writer_state.get() == "error":
+        if self.stored.get() and self.writer_state.get() == "error":
             reason = "; ".join(self.writer_error.get()) or "its status says no more"
             raise DetectorError(f"{self.name}: {self.prefix}: the file writer failed: {reason}")
 
@@ -204,6 +214,8 @@ class Eiger(WritesFiles, SimplonDevice):
         return background(self, self._take, "trigger")
 
     def _take(self) -> None:
+        if not self.stored.get():
+            raise SettingsError(f"{self.name}: a step scan reads its frames from files; put {self.name}.stored to True")
         if not self._armed:
             exposure = float(self.count_time.get())
             self._prepare(

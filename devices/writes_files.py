@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..workers.errors import DetectorError
-from .assets import StreamAssets
+from .assets import StreamAssets, StreamedAssets
 
 LOOK: Final = 0.005
 """s between two looks at a file: the file system tells nobody that one has grown."""
@@ -21,6 +21,11 @@ class WritesFiles:
     name: str
     data_dir: Path
     assets: StreamAssets | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether it can say how many frames it took: what keeps no file can't."""
+        return not isinstance(self.assets, StreamedAssets)
 
     def get_index(self) -> int:
         """Return how many frames may be collected now."""

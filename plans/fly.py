@@ -370,7 +370,8 @@ class _GridScan:
         """Wait for frames that were triggered and are still on their way."""
         wanted = self.pilc.frames()
         arrived, changed = -1, time.monotonic()
-        while (now := min((detector.acquired() for detector in self._others), default=wanted)) < wanted:
+        counting = [detector for detector in self._others if detector.counts]
+        while (now := min((detector.acquired() for detector in counting), default=wanted)) < wanted:
             if now > arrived:
                 arrived, changed = now, time.monotonic()
             elif time.monotonic() - changed > STRAGGLERS:
@@ -381,7 +382,7 @@ class _GridScan:
         """Raise a DetectorError if a detector saw fewer or more triggers than the card gave."""
         wanted = self.pilc.frames()
         for detector in self._others:
-            if (found := detector.frames()) != wanted:
+            if detector.counts and (found := detector.frames()) != wanted:
                 raise DetectorError(
                     f"{detector.name}: {found} frames for {wanted} triggers, so its frames can't be told to positions "
                     "(is the trigger cable in, or the dwell too short?)"

@@ -13,6 +13,9 @@ from urllib.parse import unquote, urlsplit
 from .errors import FileError, FileLate
 
 SUFFIXES = (".h5", ".hdf5", ".nxs", ".nx", ".cxi")
+STREAMED = "application/x-haltere-stream"
+"""The type of a stream resource that is no file: its frames went by, and who saw them has them."""
+
 _HOSTS = ("", "localhost")
 
 

@@ -15,6 +15,7 @@ from haltere.callbacks.dispatch_core import DispatchCore
 from haltere.callbacks.dispatch_window import WINDOW
 from haltere.workers.ledger_rows import Control
 from haltere.workers.recipes import Recipe, cfg_hash, processed_uid
+from haltere.workers.references import STREAMED
 from haltere.workers.wire.messages import (
     MAX_CONTROL,
     Ack,
@@ -176,6 +177,21 @@ def test_the_policy_of_its_recipes_is_the_streams_and_one_of_another_is_left_out
     assert stream.policy == "spill"
     assert [spec.name for spec in stream.recipes] == ["where", "again"]
     assert "goes on without a recipe: recipe when has policy 'block', and where on the same" in caplog.text
+
+
+def test_frames_that_no_file_keeps_are_promised_and_said_to_be_at_risk(
+    measured: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    documents = [
+        (name, {**doc, "mimetype": STREAMED, "uri": "tcp://eiger:9999", "parameters": {"series": 12}})
+        if name == "stream_resource" and doc["data_key"] == "eiger_image"
+        else (name, doc)
+        for name, doc in measured().documents()
+    ]
+    expects = [each for each in of(Expect, dispatched(documents, XRD)) if each.stream == "eiger"]
+    assert expects
+    assert all(each.files == [] for each in expects)
+    assert "eiger_image is kept in no file: what finds no room is lost; give its recipes policy spill" in caplog.text
 
 
 def test_a_recipe_that_does_not_fit_its_input_is_one_line(measured: Any, caplog: pytest.LogCaptureFixture) -> None:

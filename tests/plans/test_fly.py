@@ -382,3 +382,26 @@ def test_a_detector_that_is_off_is_named_before_a_run_opens(flight: Flight) -> N
     with pytest.raises(DetectorError, match=r"eiger_state: http://127.0.0.1:1: no answer"):
         flight.RE(fly_grid([off, flight.pilc], flight.stage.y, 0, 1, 2, flight.stage.x, 0, 1, 5, dwell=0.01))
     assert flight.documents == []
+
+
+# --- a detector that keeps no file -----------------------------------------------------------------------------------
+
+
+def test_a_detector_without_files_promises_a_frame_for_each_trigger(flight: Flight) -> None:
+    flight.eiger.stored.put(False)
+    flight.RE(flight.plan())
+    assert flight.stop["exit_status"] == "success"
+    assert flight.stop["num_events"] == {"primary": POINTS}
+    assert flight.count() == POINTS
+    (resource,) = [doc for doc in flight.named("stream_resource") if doc["data_key"] == "eiger_image"]
+    assert resource["mimetype"] == "application/x-haltere-stream"
+    assert resource["uri"] == flight.eiger.stream_endpoint.get()
+    assert resource["parameters"]["series"] == flight.eiger.series.get()
+    (descriptor,) = flight.named("descriptor")
+    assert descriptor["configuration"]["eiger"]["data"]["eiger_stored"] is False
+
+
+def test_a_step_scan_needs_the_files(flight: Flight) -> None:
+    flight.eiger.stored.put(False)
+    with pytest.raises(SettingsError, match=r"put eiger\.stored to True"):
+        flight.eiger.trigger().wait(10)
