@@ -65,6 +65,13 @@ class LedgerReader:
         """Return how many frames of a run the ledger has, of all its streams; cheap enough to be asked often."""
         return int(self._db.execute("select coalesce(sum(n), 0) from batches where run=?", (uid,)).fetchone()[0])
 
+    def firsts(self, uid: str, stream: str, cfg: str) -> list[int]:
+        """Return the first frames of the batches that are there, ascending."""
+        rows = self._db.execute(
+            "select first from batches where run=? and stream=? and cfg=? order by first", (uid, stream, cfg)
+        )
+        return [first for (first,) in rows]
+
     def spans(self, uid: str) -> list[FileSpan]:
         """Return where the frames of a run are: as documents told, and after these in files of the pool's own."""
         control = self.control(uid)

@@ -202,7 +202,7 @@ def backfill(
         ),
     ] = Only.owed,
     recipe: Annotated[
-        Path | None, typer.Option(help="A TOML file with a [recipe]: makes a processed run of its own.")
+        Path | None, typer.Option(help="A TOML file with a recipe: makes a processed run of its own.")
     ] = None,
     directory: Directory = None,
     root: Annotated[list[Path] | None, typer.Option(help="Another folder that frames may be read from.")] = None,
@@ -214,6 +214,37 @@ def backfill(
 
     request = Request(run, only.value, recipe, directory, tuple(root or ()), workers)
     raise typer.Exit(0 if run_backfill(request, as_json=as_json) else 1)
+
+
+@app.command()
+def verify(
+    run: Annotated[str, typer.Argument(metavar="UID", help="A raw or a processed run's uid, or the scan's number.")],
+    bits: Annotated[int, typer.Option(min=0, help="Reduce so many frames of each detector once more.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of these frames.")] = 0,
+    directory: Directory = None,
+    root: Annotated[list[Path] | None, typer.Option(help="Another folder that frames may be read from.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Recount a run from documents, files, NeXus file and ledger, and say whether they agree.
+
+    Exit codes: 0 they agree, 1 they don't, 2 it couldn't be looked at.
+    """
+    from .progress import print_verdict
+    from .verify import verify as recount
+    from .workers.settings import load
+    from .workshop import Workshop
+
+    settings = load(**({} if directory is None else {"directory": directory}))
+    try:
+        with Workshop.open(settings, [each.resolve() for each in root or ()]) as shop:
+            verdict = recount(shop, run, bits=bits, seed=seed)
+    except HaltereError as error:
+        raise SettingsError(str(error)) from None
+    if as_json:
+        print(json.dumps(verdict.json()), flush=True)
+    else:
+        print_verdict(verdict)
+    raise typer.Exit(0 if verdict.agrees else 1)
 
 
 @app.command()

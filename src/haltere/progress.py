@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from .demo import Listener
     from .outcome import Outcome
     from .session import Session
+    from .verify import Verdict
 
 MOST_REASONS: Final = 10
 """Frames of each detector whose reasons are printed."""
@@ -109,15 +112,10 @@ class Reducing:
 def print_backfilled(outcome: Backfilled) -> None:
     """Print what came of a backfill: the account per detector, why frames are missing, and a verdict."""
     out = Console(highlight=False, soft_wrap=True)
-    table = Table(box=None, pad_edge=False)
-    for name in ("detector", "expected", *STATUS_NAMES):
-        table.add_column(name, justify="left" if name == "detector" else "right")
-    for stream, counts in sorted(outcome.frames.items()):
-        table.add_row(stream, *(str(counts[name]) for name in ("expected", *STATUS_NAMES)))
-    out.print(table)
+    out.print(_account(outcome.frames))
     for stream, reasons in sorted(outcome.reasons.items()):
         for frame, reason in list(reasons.items())[:MOST_REASONS]:
-            out.print(f"{stream} frame {frame}: {reason}")
+            out.print(escape(f"{stream} frame {frame}: {reason}"))
         if len(reasons) > MOST_REASONS:
             out.print(f"{stream}: and {len(reasons) - MOST_REASONS} more")
     if outcome.supersedes is not None:
@@ -126,6 +124,32 @@ def print_backfilled(outcome: Backfilled) -> None:
         agree = "to the bit" if not outcome.different else f"but for {outcome.different}"
         out.print(f"{outcome.compared} frames compared with it: they agree {agree}")
     out.print(outcome.words, style="bold green" if outcome.whole else "bold red")
+
+
+def print_verdict(verdict: Verdict) -> None:
+    """Print an account, what each source says of it, and the verdict."""
+    out = Console(highlight=False, soft_wrap=True)
+    out.print(f"processed run {verdict.processed_uid} of raw run {verdict.raw_uid}")
+    out.print(_account(verdict.frames))
+    table = Table(box=None, pad_edge=False)
+    for name in ("detector", "source", "", ""):
+        table.add_column(name)
+    styles = {"agrees": "green", "disagrees": "bold red", "unchecked": "yellow"}
+    for finding in sorted(verdict.findings, key=lambda each: each.stream):
+        word = str(finding.word)
+        table.add_row(finding.stream, finding.source, f"[{styles[word]}]{word}[/]", escape(finding.text))
+    out.print(table)
+    out.print(verdict.words, style="bold green" if verdict.agrees else "bold red")
+
+
+def _account(frames: Mapping[str, Mapping[str, int]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    names = ("expected", *STATUS_NAMES)
+    for name in ("detector", *names):
+        table.add_column(name, justify="left" if name == "detector" else "right")
+    for stream, counts in sorted(frames.items()):
+        table.add_row(stream, *(str(counts[name]) for name in names))
+    return table
 
 
 def print_outcome(outcome: Outcome) -> None:

@@ -177,6 +177,24 @@ class Workshop:
             raise SettingsError(f"{self.directory} has no run {uid}: name a uid, its beginning, or a scan's number")
         return found
 
+    def find_processed(self, uid: str, raw: Any) -> Any:
+        """Return the processed run of that uid, or the latest one of a raw run.
+
+        Raises
+        ------
+        SettingsError
+            The raw run hasn't been reduced.
+        """
+        from .callbacks.access import processed
+
+        named = None if uid.isdigit() else _look_up(self.catalog.processed, uid)
+        if named is not None:
+            return named
+        try:
+            return processed(raw)
+        except KeyError as error:
+            raise SettingsError(str(error.args[0])) from None
+
     def check(self, files: Iterable[Path]) -> None:
         """See that every file lies where frames may be read from.
 
