@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -54,22 +55,25 @@ class Account:
         sets = tuple(IntervalSet() for _ in STATUS_NAMES)
         column = np.asarray(status)
         ends = [0, *(np.flatnonzero(np.diff(column)) + 1).tolist(), len(column)]
-        for first, stop in zip(ends, ends[1:], strict=False):
+        for first, stop in pairwise(ends):
             if stop > first and 0 <= column[first] < len(sets):
                 sets[int(column[first])].add(first, stop)
         return cls(len(column), sets)
 
     def counts(self) -> dict[str, int]:
         """Return how many frames ended how."""
-        return {
-            "expected": self.expected,
-            **{name: len(each) for name, each in zip(STATUS_NAMES, self.sets, strict=True)},
-        }
+        counts = {name: len(each) for name, each in zip(STATUS_NAMES, self.sets, strict=True)}
+        return {"expected": self.expected, **counts}
 
     @property
     def bad(self) -> IntervalSet:
         """The frames without a result."""
         return IntervalSet([*self.sets[2].ranges(), *self.sets[3].ranges()])
+
+    def silent(self) -> list[tuple[int, int]]:
+        """Return the frames without a result of which nobody says why."""
+        frames = (frame for first, stop in self.bad.ranges() for frame in range(first, stop))
+        return IntervalSet((frame, frame + 1) for frame in frames if not self.reasons.get(frame)).ranges()
 
     def faults(self) -> list[str]:
         """Return what is wrong with the account in itself: frames without an end, or with two, or beyond the total."""
@@ -116,8 +120,9 @@ def ranges(some: Sequence[tuple[int, int]]) -> str:
     >>> ranges([(3, 6), (8, 9)]), ranges([(n, n + 1) for n in range(0, 20, 2)])
     ('frames 3–5, 8', 'frames 0, 2, 4, 6 and 6 more')
     """
-    words = [str(a) if b == a + 1 else f"{a}–{b - 1}" for a, b in some[:MOST_SHOWN]]
-    more = f" and {len(some) - MOST_SHOWN} more" if len(some) > MOST_SHOWN else ""
+    joined = IntervalSet(some).ranges()
+    words = [str(a) if b == a + 1 else f"{a}–{b - 1}" for a, b in joined[:MOST_SHOWN]]
+    more = f" and {len(joined) - MOST_SHOWN} more" if len(joined) > MOST_SHOWN else ""
     return f"frames {', '.join(words)}{more}"
 
 

@@ -63,7 +63,8 @@ def audit_bits(
 ) -> Finding:
     """Reduce some frames once more, with their batches, and compare them with the ledger to the bit."""
     source = "reduced again"
-    compared, failed = Comparison(), []
+    compared = Comparison()
+    failed: list[str] = []
     with closing(LedgerReader(ledger)) as reader:
         firsts = reader.firsts(run, stream.stream, stream.cfg)
         random.Random(seed).shuffle(firsts)
