@@ -217,6 +217,8 @@ def cpu(session: Session) -> dict[str, float]:
     """Return the CPU time of the pool's processes and their children so far, s; the workers' summed."""
     spent = dict.fromkeys(COUNTED, 0.0)
     for name, condition in session.pool.status()["processes"].items():
+        if name.partition("-")[0] not in COUNTED:
+            continue  # the catalog and whatever else runs beside the path
         process = psutil.Process(condition["pid"])
         for each in (process, *process.children(recursive=True)):
             times = each.cpu_times()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from .broker_batch import Key
@@ -18,7 +18,7 @@ MAX_AHEAD: Final = 1024
 """Most units of credit that count, whatever a worker says."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Lease:
     """A unit of work in a worker's hands."""
 
@@ -163,7 +163,7 @@ class Peers:
         if not peer.leases:
             peer.progress = now
         peer.sent += 1
-        lease = replace(lease, nth=peer.sent, at=now)
+        lease.nth, lease.at = peer.sent, now
         peer.leases[lease.token] = lease
         self._leases[lease.token] = lease
         self.backfilling += lease.backfill
