@@ -37,6 +37,8 @@ class Run:
         self.scan = scan
         self.random = Random(f"{world.scenario.seed} run {number}")
         self.uid = self._uuid()
+        self.life = 0
+        """Which life of the session measures it; 0 before it has begun."""
         begin = scan.opened + 0.1
         self.detectors = {
             frames.name: self._detector(frames, 100 * (number + 1) + place, begin)
@@ -104,8 +106,15 @@ class Run:
         at(last + 0.05, "stop", {**stop, "exit_status": self.scan.exit_status, "num_events": {}})
 
     def _say(self, when: float, name: str, doc: dict[str, Any]) -> None:
+        self.world.time.at(when, self._said, name, doc)
+
+    def _said(self, name: str, doc: dict[str, Any]) -> None:
+        """Give a document to the session that measures the run; with it the run ends."""
         session = self.world.session
-        self.world.time.at(when, session.now_or_later, session.document, name, doc)
+        if name == "start" and session.alive:
+            self.life = session.life
+        if session.life == self.life:
+            session.now_or_later(session.document, name, doc)
 
     def _descriptor(self) -> dict[str, Any]:
         image = {"source": "sim", "dtype": "array", "dtype_numpy": DTYPE, "shape": [1, *SHAPE], "external": "STREAM:"}

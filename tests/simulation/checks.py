@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -157,7 +158,7 @@ class Checks:
             return found
         if not world.session.core.idle:
             found.append("the sink hasn't acknowledged every document")
-        if len(world.sink.core.runs) < len(world.runs):
+        if any(run.life == world.session.life and run.uid not in world.sink.core.runs for run in world.runs):
             found.append("the sink doesn't know every run")
         for run in world.sink.core.runs.values():
             if run.completed is None:
@@ -198,18 +199,29 @@ class Checks:
 
     def _run(self, run: Run, reader: LedgerReader, again: dict[str, list[Document]]) -> None:
         row = reader.run(run.uid)
-        assert row is not None
+        abandoned = run.life != self.world.session.life
+        if row is None:
+            assert abandoned
+            return
         assert row.completed is not None
-        assert row.exit_status == run.scan.exit_status
-        assert row.totals == {name: each.promised for name, each in run.detectors.items()}
+        assert row.totals is not None
+        detectors = run.detectors
+        if row.totals == {name: each.promised for name, each in detectors.items()}:
+            assert row.exit_status == run.scan.exit_status or (abandoned and row.exit_status == "fail")
+        else:  # what the session said before it was gone
+            assert abandoned
+            assert row.exit_status == "fail"
+            assert all(n <= detectors[name].promised for name, n in row.totals.items())
+            detectors = {name: replace(detectors[name], promised=n) for name, n in row.totals.items()}
+            self.world.counts["runs closed by the sink"] += 1
         account = reader.accounting(run.uid)
-        statuses = {name: self._account(each, account[name], reader, run.uid) for name, each in run.detectors.items()}
+        statuses = {name: self._account(each, account[name], reader, run.uid) for name, each in detectors.items()}
         documents = again[row.processed]
         for whose, found in (("session", self.world.session.followed), ("catalog", self.world.catalog.runs)):
             assert found[row.processed] == documents, (
                 f"the {whose}'s documents: {difference(found[row.processed], documents)}"
             )
-        self._documents(run, [unpack(document) for document in documents], account, statuses)
+        self._documents(detectors, [unpack(document) for document in documents], account, statuses)
 
     def _account(self, detector: Detector, account: dict[str, Any], reader: LedgerReader, uid: str) -> list[int]:
         """See that each frame is in exactly one interval, as its row says; return the statuses."""
@@ -237,7 +249,11 @@ class Checks:
         return statuses
 
     def _documents(
-        self, run: Run, documents: list[Any], account: dict[str, Any], statuses: dict[str, list[int]]
+        self,
+        detectors: dict[str, Detector],
+        documents: list[Any],
+        account: dict[str, Any],
+        statuses: dict[str, list[int]],
     ) -> None:
         """See that a processed run's documents are valid, in order, each once, complete, and right."""
         assert documents[0][0] == "start"
@@ -263,7 +279,7 @@ class Checks:
                 assert set(doc["data"]) == {
                     key for key, each in descriptors[doc["descriptor"]]["data_keys"].items() if "external" not in each
                 }
-                self._page(run, descriptors[doc["descriptor"]], doc, statuses)
+                self._page(detectors, descriptors[doc["descriptor"]], doc, statuses)
                 reached[stream] += len(doc["seq_num"])
             elif name == "stream_datum":
                 assert doc["stream_resource"] in resources
@@ -275,10 +291,10 @@ class Checks:
         assert stop["num_events"] == {stream: n for stream, n in reached.items() if n}
         sources = {each["name"]: each["configuration"][each["name"]]["data"]["source"] for each in descriptors.values()}
         for stream, source in sources.items():
-            assert reached[stream] == run.detectors[source].promised
-        wanted = {name for name, each in run.detectors.items() if each.promised}
+            assert reached[stream] == detectors[source].promised
+        wanted = {name for name, each in detectors.items() if each.promised}
         assert wanted == set(sources.values())
-        assert all(n == run.detectors[self._source(resources[uid], sources)].promised for uid, n in datums.items())
+        assert all(n == detectors[self._source(resources[uid], sources)].promised for uid, n in datums.items())
         assert stop["frames"].keys() == account.keys()
         for name, each in account.items():
             assert {key: stop["frames"][name][key] for key in each} == each
@@ -287,16 +303,22 @@ class Checks:
     def _source(resource: dict[str, Any], sources: dict[str, str]) -> str:
         return sources[resource["parameters"]["dataset"].split("/")[2]]
 
-    def _page(self, run: Run, descriptor: dict[str, Any], page: dict[str, Any], statuses: dict[str, list[int]]) -> None:
+    def _page(
+        self,
+        detectors: dict[str, Detector],
+        descriptor: dict[str, Any],
+        page: dict[str, Any],
+        statuses: dict[str, list[int]],
+    ) -> None:
         """See that a page's numbers are its frames'."""
-        detector = run.detectors[descriptor["configuration"][descriptor["name"]]["data"]["source"]]
+        detector = detectors[descriptor["configuration"][descriptor["name"]]["data"]["source"]]
         frames = range(page["data"]["frame"][0], page["data"]["frame"][-1] + 1)
         assert page["data"]["frame"] == list(frames)
         mine = statuses[detector.name][frames[0] : frames[-1] + 1]
         assert page["data"]["status"] == mine
         expected = expected_rows(detector, frames, bytes(mine))
-        if "pilc" in run.detectors and detector.name != "pilc":
-            pilc = run.detectors["pilc"]
+        if "pilc" in detectors and detector.name != "pilc":
+            pilc = detectors["pilc"]
             expected |= expected_rows(pilc, frames, bytes(statuses["pilc"][frames[0] : frames[-1] + 1]))
         for key, values in page["data"].items():
             if key not in ("frame", "status"):

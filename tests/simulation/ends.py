@@ -14,7 +14,7 @@ from haltere.workers.ledger_reader import LedgerReader
 from haltere.workers.recipes import Recipe
 from haltere.workers.wire import documents as wire
 from haltere.workers.wire.documents import Cursor, Document, Documents, Fetch
-from haltere.workers.wire.messages import VERSION, Ack, Done, Hello, Welcome, decode, encode
+from haltere.workers.wire.messages import VERSION, Ack, Beat, Bye, Done, Hello, Welcome, decode, encode
 
 from .process import Parts, Process
 
@@ -25,6 +25,7 @@ UPTIME = 1000.0
 """What a monotonic clock shows when virtual time begins: in no machine is it 0."""
 
 TICK = 0.2
+BEAT = 1.0
 LOOK = 0.5
 PAUSE = 0.05
 GREETING = 2.0
@@ -39,17 +40,28 @@ class Session(Process):
         super().__init__(world, name)
         self.recipes = recipes
         self.followed: dict[str, list[Document]] = {}
-        """By processed uid: the documents that came."""
+        """By processed uid: the documents that came in this life."""
         self.ended: set[str] = set()
 
+    @property
+    def called(self) -> str:
+        """What this life of it is called."""
+        return f"{self.name}-{self.life}"
+
     def begin(self) -> None:
-        """Make the dispatcher; ask the recorder where to start."""
+        """Make the dispatcher; ask the recorder for all that there is."""
+        self.followed, self.ended = {}, set()
+        self._beat_at = 0.0
         self.core = DispatchCore(self.world.epoch(), self.recipes)
         self._cursors: dict[str, int] = {}
         self._after = 0  # from the first run on: it was here before the pool had any
         self._serial = 0
         self.after(0.0, self.every, TICK, self._turn)
         self.after(0.0, self._ask)
+
+    def leave(self) -> None:
+        """End as a program does that was told to."""
+        self.links[0].to_server(encode(Bye(self.core.session)))
 
     def document(self, name: str, doc: dict[str, Any]) -> None:
         """Take a document from the RunEngine."""
@@ -71,7 +83,10 @@ class Session(Process):
         now = UPTIME + self.world.now
         to_sink = self.links[0]
         if greet or self.core.impatient(now):
-            to_sink.to_server(encode(Hello(VERSION, "dispatcher", self.name, self.core.session)))
+            to_sink.to_server(encode(Hello(VERSION, "dispatcher", self.called, self.core.session)))
+        elif now >= self._beat_at:
+            self._beat_at = now + BEAT
+            to_sink.to_server(encode(Beat(self.core.session)))
         for data in self.core.outgoing(now):
             to_sink.to_server(data)
         self.world.checks.dispatcher(self.core)

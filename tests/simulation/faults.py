@@ -43,6 +43,8 @@ class Faults:
             "session": world.session,
             "worker": worker,
         }
+        if fault.kind == "session dies" and fault.whom % 2 and world.session.alive:
+            world.session.leave()
         if how == "dies" and what in named:
             self.kill(named[what], fault.seconds)
         elif how == "stops":

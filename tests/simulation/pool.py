@@ -22,6 +22,7 @@ from haltere.workers.reading import Reading
 from haltere.workers.reducing import Reducing
 from haltere.workers.sink_core import REMEMBERED, SinkCore
 from haltere.workers.sink_core import Send as SinkSend
+from haltere.workers.sink_tellers import Tellers
 from haltere.workers.wire.messages import (
     Beat,
     Block,
@@ -117,7 +118,8 @@ class Sink(Process):
     def begin(self) -> None:
         """Open the ledger and take over what is in it."""
         self.ledger = Ledger(self.path)
-        self.core = SinkCore(self.world.epoch(), sessions=self.ledger.sessions())
+        tellers = Tellers(self.ledger.tellers(), self.world.gone)
+        self.core = SinkCore(self.world.epoch(), sessions=self.ledger.sessions(), tellers=tellers)
         reader = LedgerReader(self.path)
         rows = {row.run: row for row in reversed(reader.runs(REMEMBERED))}
         rows.update((row.run, row) for row in reader.open_runs())
@@ -166,6 +168,7 @@ class Sink(Process):
         for run in self.core.take_finished():
             self.after(self.world.random.choice((0.01, 0.3)), self._closed, run)
         self._complete()
+        self.core.close_abandoned(self.world.now, self.world.wall)
         self._say(self.core.tick(self.world.now))
         self._wake()
 

@@ -117,6 +117,7 @@ KINDS: Final = {
     "sink dies in a commit": 1,
     "ingest dies": 2,
     "recorder dies": 2,
+    "session dies": 1,
     "worker stops": 2,
     "broker stops": 1,
     "sink stops": 1,

@@ -121,6 +121,10 @@ class World:
         """Whether messages may still be lost, doubled, late."""
         return self.now < HEALED
 
+    def gone(self, name: str) -> bool:
+        """Say whether the session of that name is gone."""
+        return name != self.session.called or not self.session.alive
+
     def epoch(self) -> int:
         """Return a number that grows from call to call: what processes take the time for."""
         self._epochs += 1
