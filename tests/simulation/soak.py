@@ -12,12 +12,23 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, fields
 from multiprocessing import get_context
+from typing import Any, Final
+
+from haltere.callbacks.processed_cursor import CURSOR
+from haltere.workers.broker_batch import BATCH
+from haltere.workers.frame_life import FRAME
+from haltere.workers.sink_books import RUN
+from haltere.workers.states import StateTable
+from haltere.workers.worker_unit import UNIT
 
 from .scenario import KINDS, draw
 from .world import simulate
 
 CHUNK = 25
 """Seeds that a process takes at once."""
+
+TABLES: Final[tuple[StateTable[Any, Any], ...]] = (RUN, BATCH, UNIT, FRAME, CURSOR)
+"""The state tables by which the cores move."""
 
 SHOWN = 20
 """Failures that are shown in full."""
@@ -32,6 +43,8 @@ class Tally:
     """Seconds of virtual time."""
     cpu: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)
+    moves: Counter[str] = field(default_factory=Counter)
+    """How often each move of the state tables was made."""
     failures: list[tuple[int, str]] = field(default_factory=list)
 
     def add(self, other: Tally) -> None:
@@ -43,6 +56,7 @@ class Tally:
 def soak(seeds: Iterable[int]) -> Tally:
     """Run seeds one after the other."""
     tally = Tally()
+    before = moves()
     began = time.process_time()
     for seed in seeds:
         tally.seeds += 1
@@ -56,7 +70,21 @@ def soak(seeds: Iterable[int]) -> Tally:
         tally.virtual += world.now
         tally.counts += world.counts
     tally.cpu = time.process_time() - began
+    tally.moves = moves() - before
     return tally
+
+
+def moves() -> Counter[str]:
+    """Return how often each move of the state tables was made in this process."""
+    return Counter(
+        {f"{table.name}: {state}, {event}": n for table in TABLES for (state, event), n in table.taken.items()}
+    )
+
+
+def unseen(tally: Tally) -> list[str]:
+    """Return the moves of the state tables that no seed led to."""
+    every = [f"{table.name}: {move.before}, {move.event}" for table in TABLES for move in table.moves]
+    return [move for move in every if move not in tally.moves]
 
 
 def report(tally: Tally, wall: float) -> str:
@@ -65,6 +93,7 @@ def report(tally: Tally, wall: float) -> str:
     faults = {kind: counts[kind] for kind in KINDS if counts[kind]}
     network = {kind: counts[kind] for kind in ("lost", "doubled", "late")}
     ends = {name: counts[f"in the end {name}"] for name in ("live", "backfilled", "quarantined", "lost")}
+    never = unseen(tally)
     lines = [
         f"{tally.seeds} seeds, {tally.virtual / 3600:.2f} virtual hours, {sum(ends.values())} frames promised: "
         + ", ".join(f"{n} {name}" for name, n in ends.items()),
@@ -73,7 +102,11 @@ def report(tally: Tally, wall: float) -> str:
         f"frames that were streamed and never came: {counts['frames that never came']}; reducers killed by frames: "
         f"{counts['reducers killed']}, hung: {counts['reducers hung']}; commits: {counts['commits']}, "
         f"failed: {counts['commits that failed']}",
-        f"duplicates discarded: {counts['duplicates']}",
+        f"duplicates discarded: {counts['duplicates']}; runs that the sink closed for want of a session: "
+        f"{counts['runs closed by the sink']}; blocks read though they were given back, and noticed: "
+        f"{counts['reads of blocks that were given back']}",
+        f"moves of the state tables: {len(tally.moves)} kinds seen, {len(never)} not{': ' if never else ''}"
+        + "; ".join(never),
         f"failures: {len(tally.failures)}",
         f"{tally.cpu:.0f} s of CPU ({1000 * tally.cpu / max(tally.seeds, 1):.0f} ms per seed), {wall:.0f} s in all",
     ]
