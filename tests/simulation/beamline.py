@@ -39,6 +39,8 @@ class Run:
         self.uid = self._uuid()
         self.life = 0
         """Which life of the session measures it; 0 before it has begun."""
+        self.over = 0.0
+        """When its last document is given."""
         begin = scan.opened + 0.1
         self.detectors = {
             frames.name: self._detector(frames, 100 * (number + 1) + place, begin)
@@ -103,7 +105,8 @@ class Run:
                 last = max(last, self._tell_of(key, frames, detector, descriptor["uid"], told))
         last = max(last, begin + self.scan.dwell * max(frames.taken for frames in self.scan.detectors))
         stop = {"uid": self._uuid(), "run_start": self.uid, "time": self.world.wall_at(last), "reason": ""}
-        at(last + 0.05, "stop", {**stop, "exit_status": self.scan.exit_status, "num_events": {}})
+        self.over = last + 0.05
+        at(self.over, "stop", {**stop, "exit_status": self.scan.exit_status, "num_events": {}})
 
     def _say(self, when: float, name: str, doc: dict[str, Any]) -> None:
         self.world.time.at(when, self._said, name, doc)

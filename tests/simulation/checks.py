@@ -158,6 +158,8 @@ class Checks:
             return found
         if not world.session.core.idle:
             found.append("the sink hasn't acknowledged every document")
+        if any(world.now <= run.over for run in world.runs):
+            found.append("a run isn't over")
         if any(run.life == world.session.life and run.uid not in world.sink.core.runs for run in world.runs):
             found.append("the sink doesn't know every run")
         for run in world.sink.core.runs.values():
