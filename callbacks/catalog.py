@@ -9,7 +9,7 @@ import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -51,6 +51,8 @@ class Catalog:
         self.api_key_file = api_key_file
         """A file of mode 0600 that holds the API key."""
         self._process = process
+        self._launched = False
+        self._launching = Lock()
         self._root: Any = None
         self._clients: dict[str, Any] = {}
 
@@ -85,8 +87,12 @@ class Catalog:
         return catalog
 
     @classmethod
-    def begin(cls, directory: Path | str, *, readable: Sequence[Path | str] = (), port: int = 0) -> Self:
+    def begin(
+        cls, directory: Path | str, *, readable: Sequence[Path | str] = (), port: int = 0, launch: bool = True
+    ) -> Self:
         """Do what :meth:`start` does, without waiting until the server answers; who asks for a catalog waits then.
+
+        Without ``launch`` the server isn't even started before :meth:`launch` is called.
 
         Raises
         ------
@@ -108,8 +114,17 @@ class Catalog:
         }
         command = [sys.executable, "-m", "haltere.callbacks.tiled_server", json.dumps(settings)]
         process = Process("catalog", command, directory / "server.log", patience=PATIENCE)
-        process.start()
-        return cls(server_uri(port), directory / KEY_FILE, process)
+        catalog = cls(server_uri(port), directory / KEY_FILE, process)
+        if launch:
+            catalog.launch()
+        return catalog
+
+    def launch(self) -> None:
+        """Start the server, if that is this catalog's affair and wasn't done."""
+        with self._launching:
+            if self._process is not None and not self._launched:
+                self._launched = True
+                self._process.start()
 
     @classmethod
     def connect(cls, uri: str, api_key_file: Path | str) -> Self:
@@ -142,6 +157,7 @@ class Catalog:
         PoolError
             It can't start: the port is taken, say.
         """
+        self.launch()
         if self._process is not None:
             self._process.ready(timeout)
 

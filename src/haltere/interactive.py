@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .session import Session
@@ -29,8 +32,9 @@ def namespace(shell: InteractiveShell | None = None, **settings: Any) -> dict[st
     SystemExit
         Something can't be started; one line says what.
     """
+    prompt = shell if hasattr(shell, "register_magics") else None
     try:
-        session = Session.start(load(**settings), log=True)
+        session = Session.start(load(**settings), log=True, wait=prompt is None)
     except HaltereError as error:
         raise SystemExit(f"haltere: {error}") from None
     # Imported here: the processes were starting while the session imported most of it.
@@ -38,18 +42,16 @@ def namespace(shell: InteractiveShell | None = None, **settings: Any) -> dict[st
     from bluesky import plans as bp
     from bluesky.utils import ProgressBarManager
 
-    from .callbacks.access import processed, register_formatters
     from .callbacks.live import LiveMap
     from .callbacks.plot import plot_map
     from .plans.fly import fly_grid
 
     atexit.register(session.close)
-    if shell is not None and hasattr(shell, "register_magics"):
+    if prompt is not None:
         from bluesky.magics import BlueskyMagics
 
-        shell.run_line_magic("xmode", "Minimal")
-        shell.register_magics(BlueskyMagics)
-        register_formatters(shell)
+        prompt.run_line_magic("xmode", "Minimal")
+        prompt.register_magics(BlueskyMagics)
     session.RE.waiting_hook = ProgressBarManager()  # type: ignore[assignment]  # bluesky declares it None
     session.follower.subscribe(Verdict())
     kind = "simulated" if session.simulated else "beamline"
@@ -58,10 +60,15 @@ def namespace(shell: InteractiveShell | None = None, **settings: Any) -> dict[st
         f"haltere ({kind}) · {session.eiger.name} {session.xspress3.name} {session.pilc.name} · "
         f"{pool} · {session.directory}"
     )
+    if prompt is None:
+        db = session.db
+    else:
+        db = Awaited(lambda: session.db)
+        threading.Thread(target=finish, args=(prompt, session, db), name="catalog", daemon=True).start()
     return {
         "session": session,
         "RE": session.RE,
-        "db": session.db,
+        "db": db,
         "pool": session.pool,
         "eiger": session.eiger,
         "xspress3": session.xspress3,
@@ -79,6 +86,54 @@ def namespace(shell: InteractiveShell | None = None, **settings: Any) -> dict[st
         "bp": bp,
         "bps": bps,
     }
+
+
+def processed(run: Any, catalog: str = "processed") -> Any:
+    """Return the processed run of a raw ``run``; see :func:`haltere.callbacks.access.processed`."""
+    from .callbacks.access import processed
+
+    return processed(run, catalog)
+
+
+class Awaited:
+    """The catalog while its server starts: whoever asks anything of it waits for that."""
+
+    def __init__(self, get: Callable[[], Any]) -> None:
+        self._get = get
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_ipython") or name.startswith("_repr"):  # asked by the prompt, on its own account
+            raise AttributeError(name)
+        return getattr(self._get(), name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._get()[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._get())
+
+    def __len__(self) -> int:
+        return len(self._get())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._get()
+
+    def __repr__(self) -> str:
+        return repr(self._get())
+
+
+def finish(shell: InteractiveShell, session: Session, db: Awaited) -> None:
+    """Bring to the prompt what it needn't wait for: the catalog itself, and how its runs are shown."""
+    try:
+        from .callbacks.access import register_formatters
+
+        register_formatters(shell)
+        found = session.db
+    except HaltereError as error:
+        print(f"haltere: there is no catalog: {error}", file=sys.stderr, flush=True)
+        return
+    if shell.user_ns.get("db") is db:
+        shell.user_ns["db"] = found
 
 
 class Verdict:

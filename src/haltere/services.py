@@ -41,6 +41,7 @@ class Services:
         stack: ExitStack,
         *,
         stays: bool = False,
+        launch: bool = True,
         chaos: Chaos | None = None,
         beside: Sequence[Process] = (),
     ) -> Self:
@@ -52,6 +53,9 @@ class Services:
             What to start, and where.
         stays
             They outlive sessions, which may attach to them.
+        launch
+            Start the catalog's server, too. It takes more than all the rest: whoever doesn't need it at once calls
+            ``catalog.launch()`` later.
         chaos
             Faults on purpose.
         beside
@@ -70,7 +74,7 @@ class Services:
             make_folder(folder)
         beamline = settings.beamline
         roots = [raw, *(() if beamline is None else data_folders(beamline))]
-        catalog = Catalog.begin(directory / "catalog", readable=[*roots, nexus])
+        catalog = Catalog.begin(directory / "catalog", readable=[*roots, nexus], launch=launch)
         stack.callback(catalog.close)
         assert catalog.process is not None
         pool = Pool.local(

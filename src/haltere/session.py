@@ -5,7 +5,7 @@ This is the composition root. It may import every folder; nothing in the folders
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -26,6 +26,10 @@ from .workers.pool import Chaos, Pool
 from .workers.pool_view import AttachedPool
 from .workers.recipes import Recipe
 from .workers.settings import BeamlineSettings, Settings
+
+DEVICES: Final = ("haltere.plans.fly", "haltere.devices.stage")
+READERS: Final = ("haltere.callbacks.access",)
+"""Modules that take long to import: to fly, and to read what was flown."""
 
 RECORDED: Final = 60.0
 """s in which what was measured or reduced must have come into the catalog."""
@@ -142,8 +146,8 @@ class Session:
             Keep the log in ``logs/session.log``, and show our warnings in one line each: what a person at a terminal
             wants. A program has its own ways.
         wait
-            Return when the catalog's server answers, too. It takes longest to start, and nothing needs it at once:
-            documents wait for it, and who asks for the catalog does.
+            Return when the catalog's server answers, too. Else it is started last: it takes longest, and nothing
+            needs it at once. Documents wait for it, and so does who asks for the catalog.
 
         Raises
         ------
@@ -164,10 +168,10 @@ class Session:
                 simulator.start()
             # The slow starters go side by side: the simulator, the catalog's server, the pool, the imports.
             with ThreadPoolExecutor(1) as importer:
-                importing = importer.submit(_import_devices)
+                importing = importer.submit(_import_parts, (*DEVICES, *(READERS if wait else ())))
                 try:
                     services = Services.attach(settings, stack) or Services.start(
-                        settings, stack, chaos=chaos, beside=[] if simulator is None else [simulator]
+                        settings, stack, launch=wait, chaos=chaos, beside=[] if simulator is None else [simulator]
                     )
                 finally:
                     importing.result()
@@ -178,7 +182,9 @@ class Session:
             services.pool.pull(beamline.eiger.stream, "simplon-1")
             if wait:
                 services.catalog.wait_ready()
-            return cls._join(settings, directory, beamline, recording, services, simulator is not None, stack)
+            session = cls._join(settings, directory, beamline, recording, services, simulator is not None, stack)
+            services.catalog.launch()
+            return session
 
     @classmethod
     def _join(
@@ -250,10 +256,9 @@ def persistent_metadata(directory: Path) -> MutableMapping[str, Any]:
     return kept
 
 
-def _import_devices() -> None:
-    import_module("haltere.plans.fly")
-    import_module("haltere.devices.stage")
-    import_module("haltere.callbacks.access")
+def _import_parts(modules: Sequence[str]) -> None:
+    for module in modules:
+        import_module(module)
 
 
 __all__ = ["HaltereError", "Recording", "Session", "connect"]
