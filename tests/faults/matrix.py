@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from . import crowds, frames, kills, storage
+from . import crowds, flights, frames, kills, storage
 from .rig import UNDISTURBED, PoolFault
 
-FAULTS: Final[tuple[PoolFault, ...]] = (
+POOL_FAULTS: Final[tuple[PoolFault, ...]] = (
     UNDISTURBED,
     *kills.FAULTS,
     *storage.FAULTS,
     *frames.FAULTS,
     *crowds.FAULTS,
 )
+FAULTS: Final[tuple[PoolFault | flights.SessionFault, ...]] = (*POOL_FAULTS, *flights.FAULTS)
 
 
 def quickened(fault: PoolFault) -> PoolFault:
@@ -22,4 +23,6 @@ def quickened(fault: PoolFault) -> PoolFault:
     return replace(fault, scan=replace(fault.scan, rows=12), catalog=False)
 
 
-QUICK: Final = tuple(quickened(fault) for fault in FAULTS if fault.name in ("worker-kill", "broker-kill", "sink-kill"))
+QUICK: Final = tuple(
+    quickened(fault) for fault in POOL_FAULTS if fault.name in ("worker-kill", "broker-kill", "sink-kill")
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,14 +29,15 @@ INPUTS: Final = {
 }
 
 
-def from_nexus(path: Path) -> Arrays:
+def from_nexus(path: Path, recipes: Iterable[str] = SOURCES) -> Arrays:
     """Return every dataset of numbers that a recipe gave, its maps included; not how the frames came."""
     found: Arrays = {}
     with h5py.File(path) as file:
-        for recipe in SOURCES:
+        for recipe in recipes:
             group = file["entry"][recipe]
             # By name: visititems shows what has two names under one of them only.
-            for name, item in [*group.items(), *((f"maps/{each}", item) for each, item in group["maps"].items())]:
+            maps = group.get("maps", {})
+            for name, item in [*group.items(), *((f"maps/{each}", item) for each, item in maps.items())]:
                 if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu" and name != "status":
                     found[f"nexus/{recipe}/{name}"] = item[()]
     return found
@@ -102,17 +103,21 @@ def differing(
     return wrong
 
 
-def faults_of(documents: Sequence[Named], scan: Scan, accounting: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def faults_of(
+    documents: Sequence[Named],
+    accounting: Mapping[str, Mapping[str, Any]],
+    sources: Mapping[str, str] = SOURCES,
+) -> list[str]:
     """Say what is wrong with a processed run's documents: each valid, once, in the order of frames, complete.
 
     Parameters
     ----------
     documents
         As they came.
-    scan
-        What was flown.
     accounting
         What the ledger says became of the frames.
+    sources
+        The recipes, each with its detector.
     """
     wrong = []
     names = [name for name, _ in documents]
@@ -127,9 +132,10 @@ def faults_of(documents: Sequence[Named], scan: Scan, accounting: Mapping[str, M
     if len(set(uids)) < len(uids):
         wrong.append(f"{len(uids) - len(set(uids))} documents came twice")
     streams: dict[str, str] = {}
-    frames: dict[str, list[int]] = {recipe: [] for recipe in SOURCES}
-    status: dict[str, list[int]] = {recipe: [] for recipe in SOURCES}
+    frames: dict[str, list[int]] = {recipe: [] for recipe in sources}
+    status: dict[str, list[int]] = {recipe: [] for recipe in sources}
     reach: dict[str, int] = {}
+    ends: dict[str, int] = {}
     for name, doc in documents:
         if name == "descriptor":
             streams[doc["uid"]] = doc["name"]
@@ -147,12 +153,13 @@ def faults_of(documents: Sequence[Named], scan: Scan, accounting: Mapping[str, M
             if doc["indices"]["start"] != reach.get(doc["stream_resource"]):
                 wrong.append(f"a stream_datum begins at {doc['indices']['start']}, not where the last one ended")
             reach[doc["stream_resource"]] = doc["indices"]["stop"]
-    for recipe, source in SOURCES.items():
-        if frames[recipe] != list(range(scan.frames)):
+            ends[doc["stream_resource"]] = accounting[sources[streams[doc["descriptor"]]]]["expected"]
+    for recipe, source in sources.items():
+        if frames[recipe] != list(range(accounting[source]["expected"])):
             wrong.append(f"{recipe}: frames don't come in order, each once, complete: {len(frames[recipe])} came")
         if status[recipe] != statuses(accounting[source]):
             wrong.append(f"{recipe}: its status column isn't the ledger's")
-    if any(stop != scan.frames for stop in reach.values()):
+    if reach != ends:
         wrong.append(f"stream_datums end at {sorted(set(reach.values()))}")
     stop = documents[-1][1]
     if stop.get("frames") != dict(accounting):

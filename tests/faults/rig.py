@@ -205,7 +205,7 @@ class Rig:
         reader.close()
         assert row is not None
         report.complaints += accounts_wrong(accounting, self.scan, quarantined, lost)
-        wrong = faults_of(self.heard, self.scan, accounting)
+        wrong = faults_of(self.heard, accounting)
         if json.dumps(again) != json.dumps(self.heard):  # as text: NaN is no NaN
             wrong.append("a recorder that starts now tells other documents")
         report.documents = not wrong

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from haltere.callbacks.catalog import Catalog, free_port
+from haltere.workers.pool_file import find
+from haltere.workers.pool_view import AttachedPool
 from haltere.workers.process import Process
 
 from .results import Arrays
@@ -53,6 +56,11 @@ class CatalogServer:
         """Send it a signal, as a fault would."""
         self._process.kill(number)
 
+    @property
+    def alive(self) -> bool:
+        """Whether there is one."""
+        return self._process.condition.pid > 0
+
     def start(self) -> None:
         """Start it again after it was killed, and wait until it answers."""
         self._process.close()
@@ -63,6 +71,36 @@ class CatalogServer:
         """End it."""
         self.catalog.close()
         self._process.close()
+
+
+class Up:
+    """``haltere up``, as a user starts it. Use as a context manager.
+
+    Parameters
+    ----------
+    directory
+        Everything's.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        command = [sys.executable, "-m", "haltere", "up", "--json", "--workers", "2", "--directory", str(directory)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.pid = self._process.pid
+        self.said = json.loads(self._process.stdout.readline())
+        found = find(directory / "pool")
+        assert found is not None
+        self.pool = AttachedPool(found)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *of_the_faults: object) -> None:
+        self._process.terminate()
+        self._process.wait(60)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 class Site:
@@ -89,6 +127,11 @@ class Site:
         server = CatalogServer(self.root / "catalog", self.root)
         self._stack.callback(server.close)
         return server
+
+    @cached_property
+    def up(self) -> Up:
+        """A pool that stays while sessions come and go, started when it is first asked for."""
+        return self._stack.enter_context(Up(self.root / "up"))
 
     def folder(self, name: str) -> Path:
         """Return a new folder for a fault."""

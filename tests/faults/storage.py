@@ -52,26 +52,17 @@ def catalog_down(seconds: float) -> PoolFault:
     )
 
 
-def catalog_stopped(seconds: float) -> PoolFault:
-    """Return the fault for a server that takes requests and doesn't answer for so long."""
-
-    def strike(rig: Rig) -> None:
-        rig.now()
-        rig.site.server.signal(signal.SIGSTOP)
-        try:
-            rig.hutch.wait()
-            rig.follower.wait(rig.hutch.uid)
-            rig.note = "the session had all documents before the server was back"
-            threading.Event().wait(seconds)
-        finally:
-            rig.site.server.signal(signal.SIGCONT)
-
-    return PoolFault(
-        name="catalog-stop",
-        does=f"SIGSTOP to the catalog's server, until {seconds:.0f} s after the scan.",
-        expects="As when it is down: a server that doesn't answer holds nobody up but the recorder's writer.",
-        strike=strike,
-    )
+def stop_catalog(rig: Rig) -> None:
+    """Stop the server, until whoever watches it has killed it for its silence; then start it again."""
+    rig.now()
+    rig.site.server.signal(signal.SIGSTOP)
+    try:
+        rig.hutch.wait()
+        rig.follower.wait(rig.hutch.uid)
+        rig.note = "the session had all documents before the server was back"
+        rig.until(lambda: not rig.site.server.alive, what="the end of a server that doesn't answer")
+    finally:
+        rig.site.server.start()
 
 
 def _went_on(rig: Rig, report: Report) -> list[str]:
@@ -147,7 +138,13 @@ def fill_nexus(rig: Rig) -> None:
 
 FAULTS: Final = (
     catalog_down(60.0),
-    catalog_stopped(20.0),
+    PoolFault(
+        name="catalog-stop",
+        does="SIGSTOP to the catalog's server: it takes requests, and answers none.",
+        expects="As when it is down; it is killed after 15 s of silence, and started again.",
+        strike=stop_catalog,
+        check=_went_on,
+    ),
     PoolFault(
         name="ledger-disk-full",
         does=f"The disk of the ledger is full for {FULL_SECONDS:g} s. Next commit: from when there is room.",
