@@ -141,7 +141,10 @@ def nobody_died(rig: Rig, report: Report) -> list[str]:
 # --- load ------------------------------------------------------------------------------------------------------------
 
 
-OVERLOAD: Final = Scan(chaos={"delay": TIMES * WORKERS / 400})
+RATE: Final = 200.0
+OVERLOAD: Final = Scan(rate=RATE, chaos={"delay": TIMES * WORKERS / RATE})
+PARTS: Final = 4
+"""Of the scan: each must have its share of live frames, half the mean at least."""
 
 
 def dropped_evenly(rig: Rig, report: Report) -> list[str]:
@@ -157,6 +160,9 @@ def dropped_evenly(rig: Rig, report: Report) -> list[str]:
     wrong = []
     if sum(report.dropped.values()) < n / 2:
         wrong.append(f"only {sum(report.dropped.values())} drops of {n} frames were counted")
+    shares = [sum(frame * PARTS // n == part for frame in live) for part in range(PARTS)]
+    if min(shares) < len(live) / PARTS / 2:
+        wrong.append(f"the quarters of the scan have {shares} live frames")
     return wrong
 
 
@@ -184,7 +190,7 @@ FAULTS: Final = (
         does=f"Frames come {TIMES} times as fast as they are reduced.",
         expects="What finds no room is dropped and counted, evenly over the scan, and backfilled afterwards.",
         scan=OVERLOAD,
-        pool={"ring_bytes": 1 << 20},
+        pool={"ring_bytes": 128 << 10},  # 55 frames: small against the scan
         check=dropped_evenly,
     ),
 )

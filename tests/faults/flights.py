@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
-
 from haltere.callbacks.following import Follower
 from haltere.workers.apart import Apart
 from haltere.workers.comparing import Comparison
@@ -110,12 +108,11 @@ class SessionFault:
             if not reference.passed:
                 return Report(self.name, complaints=["the undisturbed flight failed", *reference.complaints])
         report = Report(self.name)
-        before = {"up": site.up.pool.status()["processes"]}["up"]
-        others = {child.pid for child in psutil.Process().children(recursive=True)}
+        before = site.up.pool.status()["processes"]
         began = time.monotonic()
         try:
             with (
-                nothing_left(report, others),
+                nothing_left(site, report),
                 Flight(site.up.directory, rows=ROWS, columns=COLUMNS, dwell=DWELL) as flight,
             ):
                 flight.wait("frames", n=AT)

@@ -261,9 +261,11 @@ def accounts_wrong(
 
 
 @contextmanager
-def nothing_left(report: Report, keep: Collection[int]) -> Iterator[None]:
-    """Complain of processes that outlive what started them; ``keep`` are pids that may."""
+def nothing_left(site: Site, report: Report) -> Iterator[None]:
+    """Complain of processes that outlive what started them; the site's own may, and those of before."""
+    keep = {child.pid for child in psutil.Process().children(recursive=True)}
     yield
+    keep |= site.pids
     left = [child for child in psutil.Process().children(recursive=True) if child.pid not in keep]
     _, alive = psutil.wait_procs(left, timeout=5)
     for child in alive:
@@ -345,9 +347,8 @@ class PoolFault:
         if self.catalog:
             site.server.ready()
         began = time.monotonic()
-        others = {child.pid for child in psutil.Process().children(recursive=True)}
         try:
-            with nothing_left(report, others), self._rig(site, folder) as rig:
+            with nothing_left(site, report), self._rig(site, folder) as rig:
                 rig.hutch.start()
                 rig.hutch.wait_flown(round(self.at * self.scan.frames))
                 self.strike(rig)

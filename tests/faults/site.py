@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final, Self
 
+import psutil
+
 from haltere.callbacks.catalog import Catalog, free_port
 from haltere.workers.pool_file import find
 from haltere.workers.pool_view import AttachedPool
@@ -57,9 +59,9 @@ class CatalogServer:
         self._process.kill(number)
 
     @property
-    def alive(self) -> bool:
-        """Whether there is one."""
-        return self._process.condition.pid > 0
+    def pid(self) -> int:
+        """The server's, −1 while there is none."""
+        return self._process.condition.pid
 
     def start(self) -> None:
         """Start it again after it was killed, and wait until it answers."""
@@ -132,6 +134,16 @@ class Site:
     def up(self) -> Up:
         """A pool that stays while sessions come and go, started when it is first asked for."""
         return self._stack.enter_context(Up(self.root / "up"))
+
+    @property
+    def pids(self) -> set[int]:
+        """The processes that faults leave running, or have started anew."""
+        found: set[int] = set()
+        if "server" in self.__dict__:
+            found.add(self.server.pid)
+        if "up" in self.__dict__:
+            found |= {self.up.pid, *(child.pid for child in psutil.Process(self.up.pid).children(recursive=True))}
+        return found
 
     def folder(self, name: str) -> Path:
         """Return a new folder for a fault."""

@@ -60,7 +60,7 @@ def stop_catalog(rig: Rig) -> None:
         rig.hutch.wait()
         rig.follower.wait(rig.hutch.uid)
         rig.note = "the session had all documents before the server was back"
-        rig.until(lambda: not rig.site.server.alive, what="the end of a server that doesn't answer")
+        rig.until(lambda: rig.site.server.pid < 0, what="the end of a server that doesn't answer")
     finally:
         rig.site.server.start()
 
