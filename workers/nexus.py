@@ -23,6 +23,7 @@ data, by way of a file of external links, written when the run is complete: SWMR
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -44,6 +45,10 @@ Outputs = Mapping[str, Mapping[str, Output]]
 FILE_SPAN: Final = np.dtype(
     [("key", "S64"), ("first", "i8"), ("n", "i8"), ("offset", "i8"), ("dataset", "S256"), ("uri", "S1024")]
 )
+
+_abandoned: Final[deque[NexusFile]] = deque(maxlen=16)
+"""Files that must not be closed, while memory allows: the oldest is let go of, and should that crash the process, the
+ledger has everything."""
 
 
 class NexusFile:
@@ -79,8 +84,7 @@ class NexusFile:
             self._build(streams)
             self._file.swmr_mode = True
         except BaseException:
-            with suppress(OSError, RuntimeError):
-                self._file.close()
+            self.abandon()
             raise
 
     # --- the structure -----------------------------------------------------------------------------------------------
@@ -246,9 +250,16 @@ class NexusFile:
         self.close(run.totals, account)
 
     def discard(self) -> None:
-        """Let go of a file that can't be written any more."""
+        """Let go of a file that isn't wanted any more, as it is."""
         with suppress(OSError, RuntimeError, ValueError):
             self._file.close()
+
+    def abandon(self) -> None:
+        """Let go of a file of which a write has failed, without closing it.
+
+        HDF5 2.0 crashes the process when it closes such a file, or anything in it (SIGSEGV after ENOSPC).
+        """
+        _abandoned.append(self)
 
     @property
     def _links_path(self) -> Path:

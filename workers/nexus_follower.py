@@ -7,6 +7,7 @@ from the ledger; and a slow or full disk behind the files never holds up a commi
 from __future__ import annotations
 
 import logging
+import shutil
 import sqlite3
 import threading
 import time
@@ -31,11 +32,23 @@ FLUSH_SECONDS: Final = 0.1
 READ: Final = 64
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
+RESERVE: Final = 32 << 20
+"""Bytes that stay free on the disk. HDF5 doesn't survive a write that finds no room: a file of which one failed kills
+the process when it is closed. So nothing is written that might."""
+
+NO_ROOM_PAUSE: Final = 1.0
+NO_ROOM_TRIES: Final = 60
+"""So often room is looked for once a run is complete, before its file is given up."""
+
 LAST_TRIES: Final = 3
 """So often a completed run's file is tried again before it is given up; the results stay in the ledger."""
 
 _FAULTS: Final = (OSError, RuntimeError, ValueError, KeyError, TypeError, sqlite3.Error)
 """What h5py and SQLite raise when a disk is full, a folder gone, or a file cut."""
+
+
+class NoRoom(OSError):
+    """The disk of a NeXus file is full, or nearly. What was written so far is whole."""
 
 
 class Report(NamedTuple):
@@ -56,6 +69,8 @@ class _Following:
     touched: bool = True
     finishing: bool = False
     failures: int = 0
+    no_room: int = 0
+    """Times in a row that its disk had none."""
     retry_at: float = 0.0
 
 
@@ -198,8 +213,10 @@ class NexusFollower(threading.Thread):
                 self._end(uid, state)
                 self._report(Report(uid, None, True))
             elif state.files:
-                state.failures = 0
+                state.failures = state.no_room = 0
             state.touched = False
+        except NoRoom as error:
+            self._wait_for_room(uid, state, error)
         except _FAULTS as error:
             self._failed(uid, state, error)
 
@@ -226,10 +243,22 @@ class NexusFollower(threading.Thread):
         for file in state.files:
             file.finish(closed, account)
 
+    def _wait_for_room(self, uid: str, state: _Following, error: NoRoom) -> None:
+        """Leave the files as they are, and look again later: what they lack is in the ledger."""
+        if state.finishing and state.no_room >= NO_ROOM_TRIES:
+            state.failures = LAST_TRIES
+            self._failed(uid, state, error)
+            return
+        if not state.no_room:
+            log.error("NeXus file %s; waiting for room", error)
+        state.no_room += 1
+        state.retry_at = time.monotonic() + NO_ROOM_PAUSE
+        self._report(Report(uid, str(error)[:500], False))
+
     def _failed(self, uid: str, state: _Following, error: Exception) -> None:
         state.failures += 1
         for file in state.files:
-            file.discard()
+            file.abandon()
         pause = min(FIRST_PAUSE * 2 ** (state.failures - 1), LONGEST_PAUSE)
         text = f"{state.row.nexus}: {type(error).__name__}: {error}"
         given_up = state.finishing and state.failures >= LAST_TRIES
@@ -249,6 +278,7 @@ class NexusFollower(threading.Thread):
     def _write(self, reader: LedgerReader, state: _Following) -> None:
         uid = state.row.run
         while rows := reader.since(uid, state.seq, READ):
+            self._check_room(state)
             for row in rows:
                 file = self._file_for(reader, state, row)
                 if file is not None:
@@ -258,6 +288,7 @@ class NexusFollower(threading.Thread):
             self._create(reader, state, reader.streams(uid), "")
         if not state.files:
             return
+        self._check_room(state)
         self._write_consts(reader, state)
         spans = [
             (message.stream, message.files)
@@ -270,6 +301,13 @@ class NexusFollower(threading.Thread):
         state.spans = max(state.spans, len(spans))
         for file in state.files:
             file.flush()
+
+    @staticmethod
+    def _check_room(state: _Following) -> None:
+        assert state.row.nexus is not None
+        free = shutil.disk_usage(Path(state.row.nexus).parent).free
+        if free < RESERVE:
+            raise NoRoom(f"{state.row.nexus}: its disk has {free >> 20} MiB free, and {RESERVE >> 20} are kept so")
 
     def _write_consts(self, reader: LedgerReader, state: _Following) -> None:
         for stream in reader.streams(state.row.run):

@@ -228,6 +228,33 @@ def test_a_run_is_complete_without_its_file_if_that_can_never_be_written(
     assert "scan_00017.nxs" in (bench.row().nexus_error or "")
 
 
+def test_a_full_disk_under_the_nexus_file_holds_up_no_commit_and_leaves_the_file_whole(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("haltere.workers.nexus_follower.NO_ROOM_PAUSE", 0.05)
+    worker, dispatcher = bench.peer("worker"), bench.peer("dispatcher")
+    for message in control()[:3]:
+        dispatcher.tell(message)
+    bench.until(lambda: len(getattr(bench.sink.core.runs.get(RUN), "streams", ())) == 2)
+    worker.tell(*result(EIGER, 0))
+    bench.until(bench.file.exists)
+    before = bench.file.stat().st_ino
+    monkeypatch.setattr("haltere.workers.nexus_follower.RESERVE", 1 << 60)
+    for message in control()[3:]:
+        dispatcher.tell(message)
+    for message, payload in results()[1:]:
+        worker.tell(message, payload)
+    bench.until(lambda: "MiB free" in (bench.sink.core.nexus_errors.get(RUN) or ""))
+    bench.until(lambda: bench.sink.core.counters.frames == 2 * FRAMES)
+    assert bench.row().completed is None
+    monkeypatch.setattr("haltere.workers.nexus_follower.RESERVE", 0)
+    bench.until(lambda: bench.row().completed is not None)
+    assert bench.row().nexus_error is None
+    assert bench.file.stat().st_ino == before, "it was whole, so it wasn't written anew"
+    with h5py.File(bench.file) as file:
+        assert file["entry/xrd/counts"][:].tolist() == [7 * k for k in range(FRAMES)]
+
+
 def test_a_full_disk_under_the_ledger_holds_the_answers_back_until_there_is_room(bench: Bench) -> None:
     worker, dispatcher = bench.peer("worker"), bench.peer("dispatcher")
     for message in control()[:3]:
