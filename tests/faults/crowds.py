@@ -22,6 +22,7 @@ from .hostile import HostileDetector, flood
 from .report import Report
 from .rig import PoolFault, Rig
 from .scan import Scan
+from .storage import nobody_died
 
 SEED: Final = 11
 
@@ -131,11 +132,6 @@ def bounded(rig: Rig, report: Report) -> list[str]:
     """Complain if a process grew too much, or died."""
     grown = [int(word) for word in report.note.split() if word.isdigit()]
     return [*([report.note] if max(grown) > GROWTH >> 20 else []), *nobody_died(rig, report)]
-
-
-def nobody_died(rig: Rig, report: Report) -> list[str]:
-    """Complain if anything had to be started again."""
-    return [f"{name} was started again" for name in report.restarts]
 
 
 # --- load ------------------------------------------------------------------------------------------------------------
