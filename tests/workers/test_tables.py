@@ -14,7 +14,7 @@ from haltere.workers.frame_life import FRAME
 from haltere.workers.sink_books import RUN
 from haltere.workers.states import StateTable
 from haltere.workers.watch import PROCESS, Life
-from haltere.workers.wire.messages import Expect, FileSpan, InputSpec, RunOpen
+from haltere.workers.wire.messages import Expect, FileSpan, InputSpec, Nack, RunOpen
 from haltere.workers.worker_unit import UNIT
 
 from ..callbacks import test_processed_documents as processed
@@ -27,7 +27,7 @@ from .flying import RUN as RUN_UID
 from .flying import control, results, run_close
 
 TABLES: list[StateTable[Any, Any]] = [BATCH, CURSOR, FRAME, PROCESS, RUN, UNIT]
-SEEDS = 40
+SEEDS = 20
 LIVING = (Life.STARTING, Life.RUNNING, Life.SILENT)
 
 
@@ -51,6 +51,41 @@ def a_run_is_forgotten_with_batches_in_every_state() -> None:
     for bench in (live(0), live(0, 1, 2, 3), live(0, 1, 2, 3, workers=1)):
         bench.sink(RunOpen, "run", "another", b"{}")
         assert bench.core.runs.streams == []
+
+
+def a_run_ends_before_a_batch_that_waits_for_frames() -> None:
+    bench = live(4)
+    bench.close(4)
+    assert bench.core.runs.streams[0].surplus == 1
+
+
+def a_batch_is_done_that_no_worker_has() -> None:
+    for bench in (live(0), live(0, 1, 2, 3)):
+        bench.done([(0, 4)])
+        assert bench.core.runs.streams[0].batches == {}
+
+
+def a_frame_comes_while_its_file_is_late() -> None:
+    bench = live(0, 1, 2, 4, workers=1)
+    bench.expect(0, 8)
+    bench.wait(1, alive=(b"w",))
+    (work,) = bench.work()
+    bench.hear(b"w", Nack(work.run, work.stream, work.first, work.n, work.token, -1, "not there yet", True, [3]))
+    bench.frames(3)
+    bench.wait(1, alive=(b"w",))
+    (work,) = bench.work()
+    assert [block.frame for block in work.ring[0].blocks] == [0, 1, 2, 3]
+
+
+def a_frame_of_a_file_kills_two_workers() -> None:
+    bench = live(workers=1, live=False)
+    bench.expect(0, 4)
+    bench.wait(0.2, alive=(b"w",))
+    for frame in (-1, 2, 2):
+        (work,) = bench.work()
+        bench.nack(work, frame=frame)
+    (work,) = bench.work()
+    assert [each.frame for each in work.absent] == [2]
 
 
 def a_frame_comes_after_all() -> None:
@@ -134,9 +169,27 @@ def a_run_ends_before_a_batch_that_waits() -> None:
         assert list(cursor.complete({"eiger": 0, "pilc": 0})) == []
 
 
+def a_batch_is_promised_before_its_positions_are_there() -> None:
+    cursor = Cursor()
+    cursor.open(processed.EIGER)
+    assert list(cursor.batch(processed.row(processed.EIGER, 0), [])) == []
+    assert len(list(cursor.promise("eiger", 4))) == 1
+    cursor = Cursor()
+    cursor.open(processed.PILC)
+    cursor.open(processed.EIGER)
+    for turns in (cursor.batch(processed.row(processed.EIGER, 0), []), cursor.promise("eiger", 4)):
+        assert list(turns) == []
+    assert len(list(cursor.complete({"eiger": 4, "pilc": 0}))) == 1
+
+
 RARE: list[Callable[[], None]] = [
     a_run_ends_before_a_batch_that_is_queued,
     a_run_is_forgotten_with_batches_in_every_state,
+    a_run_ends_before_a_batch_that_waits_for_frames,
+    a_batch_is_done_that_no_worker_has,
+    a_batch_is_promised_before_its_positions_are_there,
+    a_frame_comes_while_its_file_is_late,
+    a_frame_of_a_file_kills_two_workers,
     a_frame_comes_after_all,
     a_frame_that_came_lacks_what_was_to_come_beside_it,
     no_worker_comes_as_far_as_a_frame_of_a_file,
@@ -149,6 +202,9 @@ RARE: list[Callable[[], None]] = [
     lambda: broker.test_a_batch_whose_files_no_message_can_name_is_quarantined_and_said_so(broker.Bench()),
     lambda: worker.test_a_result_that_the_sink_refuses_is_let_go_and_the_broker_is_told(worker.greeted()),
     lambda: worker.test_a_result_that_no_sink_wants_is_let_go_and_counted(worker.greeted()),
+    lambda: worker.test_a_refusal_of_a_result_that_was_made_anew_meanwhile_is_void(worker.greeted()),
+    lambda: worker.test_when_the_reducer_dies_only_what_it_was_at_is_refused(worker.greeted()),
+    lambda: worker.test_when_it_leaves_it_gives_back_what_has_not_begun(worker.greeted()),
     watch.test_one_that_dies_is_started_again_sooner_the_longer_it_lived,
     watch.test_one_that_was_never_ready_is_not_tried_again,
     watch.test_one_that_dies_in_a_storm_is_given_up_and_tried_each_minute_and_trusted_after_another,
@@ -166,6 +222,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> None:
     for play in RARE:
         play()
     a_run_is_closed_again(tmp_path_factory.mktemp("sink") / "ledger.db")
+    restored = sink.Bench(tmp_path_factory.mktemp("sink") / "ledger.db")
+    sink.test_completed_runs_are_not_replayed_and_their_late_results_still_answered(restored)
 
 
 @pytest.mark.usefixtures("played")
