@@ -85,6 +85,7 @@ class Lane:
         self._last = now
         self._closed: float | None = None
         self._spilling: dict[str, IntervalSet] = {}
+        self._spills = spills
         self._unsure = now if spills else None
         """Since when an ingest may have spilled what it hasn't said."""
 
@@ -129,7 +130,8 @@ class Lane:
         for name in (ingest, ""):  # of what was said before the stream was known nobody noted who said it
             for first, stop in self._spilling.pop(name, IntervalSet()).ranges():
                 self._why.setdefault("it was being spilled when its ingest ended", IntervalSet()).add(first, stop)
-        self._unsure = now
+        if self._spills:
+            self._unsure = now
 
     def sure(self) -> None:
         """Note that an ingest has found all that was spilled."""

@@ -188,7 +188,7 @@ class Ingest:
         if isinstance(place, Block):
             self._ring.write(place.offset, flat, place.life)
         elif place is Fate.SPILL:
-            self._spill.take(source, frame.frame, frame.encoding, flat)
+            self._spill.take(source, frame.frame, frame.encoding, flat, self._clock())
         return pull.in_hand is None
 
     def _garbled(self, endpoint: str, parts: Sequence[Any], error: WireError) -> None:

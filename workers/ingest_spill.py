@@ -23,6 +23,9 @@ RESEND: Final = 1.0
 ABANDON: Final = 600.0
 """Seconds until what nobody confirms is let go: its run is unknown there."""
 
+PATIENCE: Final = 120.0
+"""Seconds that a frame may wait for the disk; then it is given up, so that its run can end."""
+
 MAX_SPANS: Final = 100
 MAX_BYTES: Final = 40_000
 """Spans and bytes of them in one SPILLED: below what a message may have."""
@@ -61,6 +64,8 @@ class SpillBook:
         self.arena = Arena(size)
         self.abandoned = 0
         self._queued: OrderedDict[int, Put] = OrderedDict()
+        self._since: dict[int, float] = {}
+        """Of those that aren't given up."""
         self._streams: dict[StreamName, _Stream] = {}
 
     def claim(self, claim: Claim) -> Search | None:
@@ -71,13 +76,16 @@ class SpillBook:
         self._streams[name] = _Stream(claim)
         return Search(*name)
 
-    def put(self, claim: Claim, shape: tuple[int, ...], dtype: str, encoding: str, frame: int, size: int) -> Put | None:
+    def put(
+        self, claim: Claim, shape: tuple[int, ...], dtype: str, encoding: str, frame: int, size: int, now: float
+    ) -> Put | None:
         """Return what the spiller is to be told, None if there is no room: the disk is too slow."""
         offset = self.arena.allocate(size)
         if offset is None:
             return None
         order = Put(Kind(claim.run, claim.stream, claim.key, shape, dtype, encoding), frame, offset, size)
         self._queued[offset] = order
+        self._since[offset] = now
         return order
 
     def written(self, answer: Written, now: float) -> list[Spilled]:
@@ -85,6 +93,7 @@ class SpillBook:
         stream = self._streams.get((answer.run, answer.stream))
         for offset in answer.offsets:
             order = self._queued.pop(offset, None)
+            self._since.pop(offset, None)
             if order is not None:
                 self.arena.release(offset)
                 if stream is not None:
@@ -104,11 +113,22 @@ class SpillBook:
         found = []
         for offset in answer.offsets:
             order = self._queued.pop(offset, None)
+            waited = self._since.pop(offset, None) is not None
             if order is not None:
                 self.arena.release(offset)
                 stream = self._streams.get((order.kind.run, order.kind.stream))
-                if stream is not None:
+                if stream is not None and waited:
                     found.append((stream.claim, order.frame))
+        return found
+
+    def overdue(self, now: float) -> list[tuple[Claim, int]]:
+        """Give up what has waited too long for the disk; return which frames. Written after all, they count."""
+        late = [offset for offset, since in self._since.items() if now - since > PATIENCE]
+        found = []
+        for offset in late:
+            del self._since[offset]
+            kind = self._queued[offset].kind
+            found.append((self._streams[kind.run, kind.stream].claim, self._queued[offset].frame))
         return found
 
     def searched(self, answer: Searched) -> None:
@@ -140,7 +160,8 @@ class SpillBook:
         """Return the frames that are on their way, or written and not confirmed: claim, first and stop."""
         found = [
             (self._streams[order.kind.run, order.kind.stream].claim, order.frame, order.frame + 1)
-            for order in self._queued.values()
+            for offset, order in self._queued.items()
+            if offset in self._since
         ]
         for stream in self._streams.values():
             for told in stream.told.values():

@@ -64,13 +64,13 @@ class Spill:
         if search is not None and self._spiller.channel is not None:
             self._spiller.tell(search)
 
-    def take(self, source: Source, frame: int, encoding: str, data: memoryview) -> None:
+    def take(self, source: Source, frame: int, encoding: str, data: memoryview, now: float) -> None:
         """Have a frame written, or drop it if that can't be."""
         endpoint, series = source.endpoint, source.series
         known = self._core.claims.get(endpoint, series)
         if known is None or self._ring is None or self._spiller is None:
             return self._core.drop(endpoint, series, frame, FAILED)
-        order = self._book.put(known.claim, source.shape, source.dtype, encoding, frame, data.nbytes)
+        order = self._book.put(known.claim, source.shape, source.dtype, encoding, frame, data.nbytes, now)
         if order is None:
             return self._core.drop(endpoint, series, frame, SPILL_SLOW)
         self._ring.write(order.offset, data, 0)
@@ -116,7 +116,9 @@ class Spill:
                 self._book.searched(answer)
 
     def beat(self, now: float) -> None:
-        """Say again what isn't confirmed."""
+        """Say again what isn't confirmed; give up what the disk doesn't take."""
+        for claim, frame in self._book.overdue(now):
+            self._core.drop(claim.endpoint, claim.series, frame, SPILL_SLOW)
         for message in self._book.due(now):
             self._say(message)
 

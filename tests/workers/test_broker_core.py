@@ -37,6 +37,7 @@ from haltere.workers.wire.messages import (
     RunClose,
     RunOpen,
     SeriesGauge,
+    Spilled,
     Status,
     StatusReply,
     StreamOpen,
@@ -439,6 +440,52 @@ def test_a_dropped_frame_that_no_file_has_is_lost_and_says_why(bench: Bench) -> 
         (1, LOST, f"dropped: ring-full, {nowhere}"),
         (2, LOST, f"dropped: decimated, {nowhere}"),
     ]
+
+
+def spilling(bench: Bench) -> None:
+    bench.ingest()
+    bench.sink(RunOpen, "run", "processed", b"{}")
+    recipes = [RecipeSpec("xrd", "azimuthal", b"{}")]
+    bench.sink(StreamOpen, "run", "eiger", "cfg", BATCH, [IMAGE], recipes, LANE, "spill")
+    bench.done([], full=True)
+    bench.worker()
+    bench.hear(b"ingest", Dropped(LANE.endpoint, 12, [(0, 4)], "spilling"))
+    bench.sink(Expect, "run", "eiger", 0, 4, [])
+    bench.close(4)
+    bench.hear(b"ingest", Gauge(1, [SeriesGauge(LANE.endpoint, 12, 1.0)]))
+
+
+def test_a_frame_on_its_way_to_a_file_is_waited_for_and_read_from_there(bench: Bench) -> None:
+    spilling(bench)
+    for _ in range(3):
+        bench.wait(2, alive=(b"w", b"ingest"))
+    assert bench.work() == []
+    said = Spilled(0, "run", "eiger", [FileSpan("image", "file:///spill/a.h5", "data", 0, 4, 7)])
+    bench.hear(b"ingest", said)
+    assert bench.take(Spilled) == [(SINK, said)], "it isn't on disk yet"
+    bench.hear(SINK, said)
+    assert bench.take(Spilled) == [(b"ingest", said)]
+    bench.wait(0.1, alive=(b"w",))
+    (work,) = bench.work()
+    assert (work.files, work.absent) == (said.files, [])
+    bench.hear(b"ingest", said)
+    assert bench.take(Spilled) == [(b"ingest", said)], "it is known: the sink needn't be asked again"
+    assert bench.core.snapshot()["runs"]["run"]["streams"]["eiger"]["spilled"] == 4
+
+
+def test_what_an_ingest_had_in_hand_is_lost_when_its_successor_has_looked_for_it(bench: Bench) -> None:
+    spilling(bench)
+    bench.hear(b"other", Hello(1, "ingest", "ingest", 2))
+    bench.hear(b"other", Gauge(2, [SeriesGauge(LANE.endpoint, 12, 1.0, searched=False)]))
+    for _ in range(3):
+        bench.wait(1, alive=(b"w", b"other"))
+    assert bench.work() == []
+    bench.hear(b"other", Gauge(2, [SeriesGauge(LANE.endpoint, 12, 1.0)]))
+    bench.wait(0.1, alive=(b"w",))
+    (work,) = bench.work()
+    assert {each.reason for each in work.absent} == {
+        "dropped: it was being spilled when its ingest ended, and no file was announced that has image"
+    }
 
 
 def test_nothing_is_called_lost_while_a_document_may_be_missing(bench: Bench) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from haltere.workers.ingest_spill import ABANDON, MAX_SPANS, RESEND, SpillBook
+from haltere.workers.ingest_spill import ABANDON, MAX_SPANS, PATIENCE, RESEND, SpillBook
 from haltere.workers.spill_pipe import Put, Refused, Search, Searched, Written
 from haltere.workers.wire.messages import Claim, FileSpan, Spilled, decode, encode
 
@@ -16,8 +16,8 @@ def span(first: int, n: int = 1) -> FileSpan:
     return FileSpan("eiger_image", "file:///spill/a.h5", "/entry/data/data", first, n, first)
 
 
-def put(book: SpillBook, frame: int, size: int = 400) -> Put | None:
-    return book.put(CLAIM, (2, 3), "<u2", "none", frame, size)
+def put(book: SpillBook, frame: int, size: int = 400, now: float = 0.0) -> Put | None:
+    return book.put(CLAIM, (2, 3), "<u2", "none", frame, size, now)
 
 
 def test_a_stream_is_searched_for_once_and_by_each_new_spiller_until_it_was() -> None:
@@ -57,6 +57,22 @@ def test_what_nobody_confirms_is_let_go_and_counted() -> None:
     book.written(Written("run", "eiger", [span(3)], []), 0.0)
     assert book.due(ABANDON + 1) == []
     assert book.summary()["abandoned"] == 1
+
+
+def test_what_waits_too_long_for_the_disk_is_given_up_once_and_its_memory_kept_until_it_is_read() -> None:
+    book = SpillBook(4096)
+    book.claim(CLAIM)
+    order = put(book, 3)
+    late = put(book, 4, now=100.0)
+    assert order is not None
+    assert late is not None
+    assert book.overdue(PATIENCE) == []
+    assert book.overdue(PATIENCE + 1) == [(CLAIM, 3)]
+    assert book.overdue(PATIENCE + 1) == []
+    assert [each[1] for each in book.pending()] == [4]
+    assert book.arena.used > 0
+    assert book.refused(Refused([order.offset, late.offset], "spill-failed")) == [(CLAIM, 4)]
+    assert book.arena.used == 0
 
 
 def test_many_spans_go_in_messages_that_travel() -> None:

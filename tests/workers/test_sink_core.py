@@ -25,12 +25,14 @@ from haltere.workers.wire.messages import (
     Ack,
     Done,
     Expect,
+    FileSpan,
     Hello,
     Message,
     Nack,
     Result,
     RunClose,
     RunOpen,
+    Spilled,
     Status,
     StatusReply,
     StreamOpen,
@@ -141,6 +143,22 @@ def test_a_duplicate_is_answered_and_counted(bench: Bench) -> None:
     run = reader.run(RUN)
     assert run is not None
     assert run.duplicates == bench.core.counters.duplicates == 2
+
+
+def test_where_spilled_frames_lie_is_said_back_from_the_disk_and_to_every_broker_to_come(bench: Bench) -> None:
+    bench.open()
+    said = Spilled(0, RUN, "eiger", [FileSpan("eiger_image", "file:///spill/a.h5", "/d", 4, 4, 0)])
+    bench.tell(WORKER, Hello(1, "worker", "worker", 1))
+    assert bench.tell(WORKER, said) == []
+    assert bench.commit() == [], "only the broker speaks for ingests"
+    bench.tell(BROKER, Hello(1, "broker", "broker", 1))
+    assert bench.tell(BROKER, said) == []
+    assert bench.commit() == [(BROKER, said)]
+    bench.tell(BROKER, said)
+    assert bench.commit() == [(BROKER, said)], "the first answer may have been lost"
+    again = Bench(bench.path)
+    assert [message for _, message in again.tell(BROKER, Hello(1, "broker", "broker", 2))].count(said) == 1
+    assert bench.accounting()["eiger"]["spilled"] == [{"uri": "file:///spill/a.h5", "dataset": "/d", "frames": 4}]
 
 
 def wrong(**changes: Any) -> tuple[Result, bytes]:
