@@ -18,6 +18,10 @@ from .reducers.base import Chunk
 MAX_FRAME = 1 << 30
 """Most bytes in a decoded frame; an Eiger2 16M at 32 bit has 70 MB."""
 
+MOST_LZ4 = 255
+"""LZ4 never makes a byte of more bytes: what is declared beyond that can't be in the chunk, and is no reason to have
+memory for it."""
+
 MAX_BLOCK = 1 << 26
 """Most bytes in a block of a chunk; bitshuffle's default is 8 KiB, LZ4-HDF5 writers use up to a whole frame."""
 
@@ -78,6 +82,7 @@ def _lz4(data: memoryview, size: int, itemsize: int) -> bytes:
     if len(data) >= _HEADER.size and not any(data[:3]):
         _check_header(data, size, "lz4")
         return _decompress(data, "lz4", itemsize)
+    _check_ratio(data, size, "lz4")
     try:
         plain: bytes = lz4.block.decompress(data, uncompressed_size=size)
     except (lz4.block.LZ4BlockError, MemoryError) as error:
@@ -101,7 +106,13 @@ def _check_header(data: memoryview, size: int, encoding: str) -> int:
         raise ChunkError(f"{encoding} chunk declares {declared} bytes, its frame's shape and type need {size}")
     if not 0 < block <= MAX_BLOCK:
         raise ChunkError(f"{encoding} chunk declares blocks of {block} bytes; 1 to {MAX_BLOCK} can be")
+    _check_ratio(data, size, encoding)
     return int(block)
+
+
+def _check_ratio(data: memoryview, size: int, encoding: str) -> None:
+    if size > MOST_LZ4 * len(data):
+        raise ChunkError(f"{encoding} chunk of {len(data)} bytes is damaged or cut: {size} bytes can't be in it")
 
 
 def _decompress(data: memoryview, algorithm: str, itemsize: int) -> bytes:

@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 import numpy as np
 
-from .decode import MAX_FRAME
 from .errors import FileError, FileLate
+from .hdf5_bounds import check_storage, most_stored
 from .hdf5_open import cut, open_hdf5
 from .reducers.base import Array, Chunk
 from .references import OpenFile, resolve
@@ -71,7 +71,7 @@ class DetectorFile:
                 raise FileLate(f"{self.opened.path}:{name} can't be opened (yet): {why}") from None
             if isinstance(found, tuple):
                 target = self.opened.path.parent / found[0]
-                self.found[name] = f"file://{quote(str(target))}", found[1]
+                self.found[name] = f"file://{quote(str(target), errors='surrogateescape')}", found[1]
             else:
                 self.found[name] = FrameDataset(self, found, _encoding(found, self.hdf5))
         return self.found[name]
@@ -152,11 +152,12 @@ class FrameDataset:
     def chunks(self, rows: Sequence[int]) -> list[Chunk]:
         """Return these rows as they lie in the file; :meth:`has` must have said yes."""
         shape, dtype = tuple(self.data.shape[1:]), self.data.dtype
+        most = most_stored(math.prod(shape) * dtype.itemsize)
         found = []
         for row in rows:
             offset, size = self.index[row]
-            if size > 2 * MAX_FRAME:
-                raise FileError(f"{self.name}: the chunk of row {row} claims {size} bytes")
+            if size > most or offset >= 1 << 62:
+                raise FileError(f"{self.name}: the chunk of row {row} claims {size} bytes at {offset}")
             data = os.pread(self.file.opened.fd, size, offset)
             if len(data) != size:
                 raise FileError(f"{self.name}: the file ends within the chunk of row {row}")
@@ -216,6 +217,7 @@ def _walk(file: h5py.File, name: str) -> h5py.Dataset | tuple[str, str]:
         raise FileError("is not an array of frames")
     if group.is_virtual or group.external:
         raise FileError("has its data in other files: name those")
+    check_storage(group)
     return group
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -50,6 +51,9 @@ KEEP: Final = 8
 """Streams whose operators are kept; an Eiger 4M's takes 60 MB."""
 
 MAX_STREAMS: Final = 256
+MOST_MEMORY: Final = 0.75
+"""Part of the machine's memory that a reducer may take."""
+
 CAP: Final = 500
 """Characters in a reason."""
 
@@ -344,11 +348,22 @@ def die_with_parent(parent: int) -> None:
         sys.exit(1)
 
 
+def limit_memory(most: int) -> None:
+    """Let this process have at most ``most`` bytes of its own; rings and files that it maps don't count.
+
+    Some of HDF5's filters decompress whatever a chunk unpacks to. One that would take the machine's memory then ends
+    with an error, or this process does; not the machine.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
 def main(argv: Sequence[str] | None = None, build: Build = recipes.build) -> int:
     """Run until the worker closes the channel or dies."""
     (argument,) = sys.argv[1:] if argv is None else argv
     settings = msgspec.json.decode(argument, type=ReducingSettings)
     die_with_parent(settings.parent)
+    limit_memory(int(MOST_MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the worker decides
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {settings.name} reducer %(levelname)s %(message)s")

@@ -69,23 +69,26 @@ def resolve(uri: str, roots: Iterable[Path | str], suffixes: tuple[str, ...] = S
     path = _path(uri)
     allowed = [os.path.realpath(root) for root in roots]
     real = os.path.realpath(path)
+    shown = real if len(real) <= 300 else f"{real[:297]}…"
     if not _below(real, allowed):
-        raise FileError(f"{_short(uri)} leads to {real}, outside the data roots ({', '.join(allowed) or 'none given'})")
+        raise FileError(
+            f"{_short(uri)} leads to {shown}, outside the data roots ({', '.join(allowed) or 'none given'})"
+        )
     if not real.endswith(suffixes):
         raise FileError(f"{_short(uri)}: not a data file by its name ({', '.join(suffixes)})")
     try:
         fd = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except FileNotFoundError:
-        raise FileLate(f"{real} doesn't exist (yet)") from None
+        raise FileLate(f"{shown} doesn't exist (yet)") from None
     except OSError as error:
-        raise FileError(f"{real} can't be opened: {error.strerror}") from None
+        raise FileError(f"{shown} can't be opened: {error.strerror}") from None
     opened = OpenFile(Path(real), fd)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         opened.close()
-        raise FileError(f"{real} is not a regular file")
+        raise FileError(f"{shown} is not a regular file")
     if not _below(os.readlink(opened.via), allowed):
         opened.close()
-        raise FileError(f"{real} was swapped while it was opened, and leads outside the data roots")
+        raise FileError(f"{shown} was swapped while it was opened, and leads outside the data roots")
     return opened
 
 

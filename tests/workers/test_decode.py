@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def test_a_header_that_lies_is_refused_before_anything_is_decompressed(header: b
         (dataclasses.replace(CHUNK, shape=(2**20, 2**20)), "can't be"),
         (dataclasses.replace(CHUNK, shape=(0, 5)), "can't be"),
         (dataclasses.replace(CHUNK, encoding="none"), "101×103 uint16 need"),
-        (dataclasses.replace(CHUNK, encoding="lz4", data=b"\xff" * 50), "lz4 block of 50 bytes is damaged"),
+        (dataclasses.replace(CHUNK, encoding="lz4", data=b"\xff" * 100), "lz4 block of 100 bytes is damaged"),
     ],
 )
 def test_what_cannot_be_decoded_says_why(chunk: Chunk, says: str) -> None:
@@ -107,3 +108,25 @@ def test_garbage_gives_a_frame_of_the_declared_size_or_an_error(garbage: bytes, 
     except ChunkError:
         return
     assert frame.shape == FRAME.shape
+
+
+@pytest.mark.parametrize("encoding", ["bslz4", "lz4", "lz4-headed"])
+def test_a_frame_that_cannot_be_in_its_chunk_is_refused_before_there_is_memory_for_it(encoding: str) -> None:
+    shape = (1 << 14, 1 << 13)  # 256 MiB of uint16
+    header = struct.pack(">QI", 1 << 28, 8192)
+    data = b"\x1f" + bytes(200) if encoding == "lz4" else header + bytes(200)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ChunkError, match="268435456 bytes can't be in it"):
+            decode(Chunk(data, encoding.partition("-")[0], shape, np.dtype("<u2")))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("value", [0, 7])
+def test_the_emptiest_frame_is_not_taken_for_a_bomb(value: int) -> None:
+    frame = np.full((2048, 2048), value, "<u4")
+    np.testing.assert_array_equal(decode(bslz4(frame)), frame)
+    bare = lz4.block.compress(frame.tobytes(), store_size=False)
+    np.testing.assert_array_equal(decode(Chunk(bare, "lz4", frame.shape, frame.dtype)), frame)

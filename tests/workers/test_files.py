@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from haltere.workers.decode import decode
-from haltere.workers.errors import FileError, FileLate
+from haltere.workers.errors import ChunkError, FileError, FileLate
 from haltere.workers.files import FrameReader
 from haltere.workers.hdf5_open import cut
 from haltere.workers.reducers.base import Chunk
@@ -309,3 +309,100 @@ def test_the_lambda_files_of_petra_are_read(measured: Callable[[str], Path]) -> 
         read = pixels(reader.read(span(path, "/entry/instrument/detector/data", n=10), range(10), spec))
     with h5py.File(path) as file:
         np.testing.assert_array_equal(read, file["entry/instrument/detector/data"])
+
+
+# --- files that ask for much, or lead elsewhere ----------------------------------------------------------------------
+
+
+def test_a_filter_that_detectors_do_not_use_is_not_looked_for(
+    tmp_path: Path, reader: FrameReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HDF5 would load the code that has the filter's number from its plugin folders."""
+    monkeypatch.setenv("HDF5_PLUGIN_PATH", str(tmp_path))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        creation.set_chunk((1, *SHAPE))
+        creation.set_filter(32123, h5py.h5z.FLAG_OPTIONAL, (1,))
+        space = h5py.h5s.create_simple((40, *SHAPE))
+        h5py.h5d.create(file.id, b"data", h5py.h5t.STD_U16LE, space, creation)
+    with pytest.raises(FileError, match=r"a.h5:data went through filter 32123, which isn't read; there are gzip, "):
+        reader.read(span(tmp_path / "a.h5", "data"), [0], IMAGE)
+
+
+def test_a_small_file_that_was_compressed_twice_is_refused(tmp_path: Path, reader: FrameReader) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        creation.set_chunk((1, *SHAPE))
+        creation.set_deflate(9)
+        creation.set_deflate(9)
+        space = h5py.h5s.create_simple((40, *SHAPE))
+        h5py.h5d.create(file.id, b"data", h5py.h5t.STD_U16LE, space, creation)
+    with pytest.raises(FileError, match="went through the same filter twice"):
+        reader.read(span(tmp_path / "a.h5", "data"), [0], IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunks", "says"),
+    [
+        ((1 << 40,), (1,), "claims to have 1099511627776 chunks"),
+        ((1 << 32,), (1 << 28,), "has chunks of 2147483648 bytes"),
+    ],
+)
+def test_an_absurd_dataset_is_refused_before_its_index_is_read(
+    tmp_path: Path, reader: FrameReader, shape: tuple[int], chunks: tuple[int], says: str
+) -> None:
+    with h5py.File(tmp_path / "a.h5", "w", libver="latest") as file:
+        file.create_dataset("data", shape, "<f8", chunks=chunks, compression="gzip")
+    assert (tmp_path / "a.h5").stat().st_size < 1 << 20
+    with pytest.raises(FileError, match=says):
+        reader.read(span(tmp_path / "a.h5", "data", n=1 << 20), [5], COLUMN)
+
+
+def test_a_chunk_that_is_longer_than_its_frame_can_be_is_not_read(tmp_path: Path, reader: FrameReader) -> None:
+    path = write(tmp_path / "a.h5", **hdf5plugin.Bitshuffle())
+    with h5py.File(path, "a") as file:
+        file["entry/data/data"].id.write_direct_chunk((3, 0, 0), bytes(1 << 20))
+    with pytest.raises(FileError, match="the chunk of row 3 claims 1048576 bytes"):
+        reader.read(span(path), [3], IMAGE)
+
+
+def test_rows_that_are_too_many_bytes_at_once_are_refused(tmp_path: Path, reader: FrameReader) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        made = file.create_dataset("data", (9, 1 << 13, 1 << 14), "<u2", chunks=(9, 64, 1 << 14), compression="gzip")
+        made[:, 0] = 1
+    with pytest.raises(FileError, match="are over 2147483648 bytes: read fewer at once"):
+        reader.read(span(tmp_path / "a.h5", "data"), range(9), InputSpec("image", (1 << 13, 1 << 14), "<u2"))
+
+
+def test_a_link_to_a_name_that_is_no_text_is_an_error_of_the_file(tmp_path: Path, reader: FrameReader) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.id.links.create_external(b"data", b"\xff\xfe.h5", b"/data")
+        file.id.links.create_external(b"long", b"x" * 5000 + b".h5", b"/data")
+        file.id.links.create_external(b"absolute", b"/etc/hostname", b"/data")
+        file.id.links.create_external(b"device", b"/dev/zero", b"/data")
+        file.id.links.create_external(b"me", b"a.h5", b"me")
+        file["up"] = h5py.SoftLink("/up/up")
+        file["group/soft"] = h5py.SoftLink("../group/soft/soft")
+    for name in ("data", "long", "absolute", "device", "me", "up", "group/soft", "../a", "data\0x", "\udcff"):
+        with pytest.raises(FileError) as caught:
+            reader.read(span(tmp_path / "a.h5", name), [0], IMAGE)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_user_block_shifts_no_chunk(tmp_path: Path, reader: FrameReader) -> None:
+    with h5py.File(tmp_path / "a.h5", "w", userblock_size=512) as file:
+        file.create_dataset("data", data=FRAMES, chunks=(1, *SHAPE), **hdf5plugin.Bitshuffle())
+    np.testing.assert_array_equal(pixels(reader.read(span(tmp_path / "a.h5", "data"), [7], IMAGE)), FRAMES[[7]])
+
+
+def test_a_file_cut_anywhere_gives_its_frame_or_an_error(tmp_path: Path) -> None:
+    whole = write(tmp_path / "whole.h5", FRAMES[:3], **hdf5plugin.Bitshuffle()).read_bytes()
+    for stop in range(0, len(whole), 97):
+        path = tmp_path / f"{stop}.h5"
+        path.write_bytes(whole[:stop])
+        with FrameReader([tmp_path]) as reader:
+            try:
+                read = pixels(reader.read(span(path), [1], IMAGE))
+            except (FileError, ChunkError):
+                continue
+            np.testing.assert_array_equal(read, FRAMES[[1]])

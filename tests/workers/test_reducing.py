@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -306,3 +308,10 @@ def test_a_result_with_many_long_reasons_still_fits_into_a_message(bench: Bench)
     result, _ = bench.reduce(work(0, [], n=64, absent=absent))
     assert len(result.reasons) == 64
     assert len(encode(result)) <= MAX_CONTROL
+
+
+def test_a_reducer_that_asks_for_the_machines_memory_gets_an_error() -> None:
+    code = "from haltere.workers.reducing import limit_memory; limit_memory(1 << 28); bytearray(1 << 30)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("MemoryError")
