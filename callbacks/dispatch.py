@@ -16,6 +16,7 @@ from event_model.documents import Event, EventPage
 
 from ..workers import sockets
 from ..workers.errors import WireError
+from ..workers.flood import Flood
 from ..workers.recipes import Recipe
 from ..workers.whereabouts import Whereabouts
 from ..workers.wire.messages import MAX_CONTROL, VERSION, Ack, Beat, Bye, Hello, Welcome, decode, encode
@@ -73,7 +74,7 @@ class Dispatcher(DocumentRouter):
         self._datums: dict[str | None, int] = {}
         self._busy = False
         self._closing = False
-        self._flood = sockets.Flood()
+        self._flood = Flood()
         self._changed = threading.Condition()
         self._context = zmq.Context()
         self._socket = sockets.make(self._context, zmq.DEALER, MAX_CONTROL)

@@ -13,6 +13,7 @@ import zmq
 
 from ..workers import sockets
 from ..workers.errors import PoolError, WireError
+from ..workers.flood import Flood
 from ..workers.wire.documents import MAX_ANSWER, Cursor, Documents, Fetch, Part, decode, encode, unpack
 
 log = logging.getLogger(__name__)
@@ -275,7 +276,7 @@ class _Asking:
         self._endpoint = endpoint
         self._wake = wake
         self._serials = count(1)
-        self._flood = sockets.Flood()
+        self._flood = Flood()
         self._socket: Any = None
 
     def ask(self, after: int, cursors: dict[str, int], wait: float) -> Documents | None:

@@ -20,6 +20,7 @@ import zmq
 
 from ..workers import shell, sockets
 from ..workers.errors import FileError, WireError
+from ..workers.flood import Flood
 from ..workers.ledger_reader import LedgerReader
 from ..workers.lifeline import Lifeline, announce
 from ..workers.shell import Level, ShellSettings
@@ -116,7 +117,7 @@ def work(settings: RecorderSettings, lifeline: Lifeline) -> None:
     announce(role="recorder", ready=True)
     hello = encode_pool(Hello(VERSION, "recorder", "recorder", time_ns() // 1_000_000))
     questions: list[Question] = []
-    flood = sockets.Flood()
+    flood = Flood()
     look_at = greet_at = looked = 0.0
     while True:
         now = monotonic()
@@ -167,7 +168,7 @@ def _drain(socket: zmq.Socket[bytes]) -> Iterator[list[bytes]]:
             return
 
 
-def _is_news(parts: list[bytes], flood: sockets.Flood) -> bool:
+def _is_news(parts: list[bytes], flood: Flood) -> bool:
     try:
         if len(parts) != 1:
             raise WireError(f"a message of {len(parts)} parts, expected 1")
@@ -178,7 +179,7 @@ def _is_news(parts: list[bytes], flood: sockets.Flood) -> bool:
         return False
 
 
-def _question(parts: list[bytes], now: float, flood: sockets.Flood) -> Question | None:
+def _question(parts: list[bytes], now: float, flood: Flood) -> Question | None:
     try:
         if len(parts) != 2:
             raise WireError(f"{len(parts) - 1} parts, expected 1")

@@ -12,6 +12,7 @@ import zmq
 
 from . import sockets
 from .errors import PoolError, WireError
+from .flood import Flood
 from .status_reply import status_reply
 from .wire.messages import MAX_CONTROL, Status, decode, encode
 
@@ -60,7 +61,7 @@ class Answering:
         poller = zmq.Poller()
         for socket in (self._socket, self._wake_in):
             poller.register(socket, zmq.POLLIN)
-        flood = sockets.Flood()
+        flood = Flood()
         while True:
             events = dict(poller.poll(int(1000 * LOOK)))
             if self._wake_in in events:

@@ -16,6 +16,7 @@ from . import shell, sockets
 from .broker_core import SINK, BrokerCore, Send, Times
 from .broker_turns import SHARE
 from .errors import SettingsError, WireError
+from .flood import Flood
 from .lifeline import Lifeline, announce
 from .shell import ShellSettings
 from .wire.messages import MAX_CONTROL, decode, encode
@@ -79,7 +80,7 @@ class Broker:
         self._poller.register(self._sink, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
         self._ticked = float("-inf")
-        self._flood = sockets.Flood()
+        self._flood = Flood()
 
     def run(self, lifeline: Lifeline) -> None:
         """Work until the end."""

@@ -58,6 +58,10 @@ MAX_ENDPOINTS: Final = 64
 """Detectors that are pulled from; an ingest takes no more."""
 
 
+MAX_PEERS: Final = 1024
+"""Workers and ingests at a time; one that is silent is soon forgotten."""
+
+
 class Send(NamedTuple):
     """What to send to whom."""
 
@@ -318,6 +322,9 @@ class BrokerCore:
             self.counts["refused a role"] += 1
             return []
         known = self.peers.get(peer)
+        if known is None and len(self.peers) >= MAX_PEERS:
+            self.counts["refused a peer: too many"] += 1
+            return []
         busy = -1 if known is None else known.busy
         if message.role == "ingest" and (known is None or known.session != message.session):
             self._doubt(message.name, now)

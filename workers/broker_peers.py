@@ -93,6 +93,9 @@ class Peers:
     def __getitem__(self, peer: bytes) -> Peer:
         return self._peers[peer]
 
+    def __len__(self) -> int:
+        return len(self._peers)
+
     def get(self, peer: bytes) -> Peer | None:
         """Return a peer that said Hello."""
         return self._peers.get(peer)

@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 
 from . import shell, sockets
 from .errors import WireError
+from .flood import Flood
 from .ingest_core import RING_FULL, Fate, IngestCore, Source
 from .ingest_spill_shell import Spill
 from .lifeline import Lifeline, announce
@@ -107,7 +108,7 @@ class Ingest:
         self._last_beat = self._reminded = clock()
         self._oldest = 0.0
         self._quiet_until = 0.0
-        self._flood = sockets.Flood()
+        self._flood = Flood()
         self._detectors: dict[str, Pull] = {}
         self._spill = Spill(settings, self.core, self._say)
         self._broker = sockets.make(self._context, zmq.DEALER, MAX_CONTROL)

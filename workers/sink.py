@@ -21,6 +21,7 @@ from msgspec import Meta
 
 from . import nexus_layout, recipes, shell, sockets
 from .errors import SettingsError, WireError
+from .flood import Flood
 from .ledger import Ledger
 from .ledger_lock import only_writer
 from .ledger_reader import LedgerReader
@@ -96,7 +97,7 @@ class Sink:
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._wake_out, zmq.POLLIN)
-        self._garbage = sockets.Flood()
+        self._garbage = Flood()
 
     def _restore(self) -> None:
         reader = LedgerReader(self.ledger.path)

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from . import recipes
 from .errors import ReductionError, WireError
+from .flood import Flood
 from .intervals import IntervalSet
 from .ledger_rows import BatchRow, Control, Group, Outcome, RunRow
 from .sink_books import Books, Counters, Outputs, Phase, RunEvent, RunState, StreamState, dones
@@ -77,6 +78,7 @@ class SinkCore:
         build: Callable[[RecipeSpec], Any] = recipes.build,
     ) -> None:
         self.counters = Counters()
+        self._floods: defaultdict[str, Flood] = defaultdict(Flood)
         self.runs: OrderedDict[str, RunState] = OrderedDict()
         self._epoch = epoch
         self._build = build
@@ -165,7 +167,9 @@ class SinkCore:
         if serial > (1 if last is None else last + 1):
             # Those between were lost with a sink that died: the dispatcher resends what isn't acknowledged, in order.
             self.counters.gaps += 1
-            self._complain(f"{hello.name}: control message {serial} came, {(last or 0) + 1} is awaited: left out")
+            self._complain(
+                f"{hello.name}: control message {serial} came, {(last or 0) + 1} is awaited: left out", "gap"
+            )
             return []
         if len(self._waiting.group.control) >= MAX_CONTROLS:
             self.counters.refused += 1
@@ -184,7 +188,9 @@ class SinkCore:
                 self._tellers.closes(message.run)
         else:
             self.counters.bad += 1
-            self._complain(f"{hello.name}: {type(message).__name__} {message.run}: its document is no JSON object")
+            self._complain(
+                f"{hello.name}: {type(message).__name__} {message.run}: its document is no JSON object", "document"
+            )
         return []
 
     def _comes_late(self, message: Control, hello: Hello) -> bool:
@@ -230,7 +236,9 @@ class SinkCore:
             return [(peer, answer)]
         if run is None or stream is None or stream.open.cfg != message.cfg:
             self.counters.unknown += 1
-            self._complain(f"{message.worker}: a result for {message.run}/{message.stream} {message.cfg}: unknown here")
+            self._complain(
+                f"{message.worker}: a result for {message.run}/{message.stream} {message.cfg}: unknown here", "unknown"
+            )
             return []
         if run.totals is not None and message.first >= run.total(message.stream):
             return [(peer, answer)]
@@ -244,7 +252,9 @@ class SinkCore:
             row, consts = check(message, payload, run, stream)
         except WireError as error:
             self.counters.bad += 1
-            self._complain(f"{message.worker}: result {message.run}/{message.stream} [{message.first}]: {error}")
+            self._complain(
+                f"{message.worker}: result {message.run}/{message.stream} [{message.first}]: {error}", "result"
+            )
             # Sent again it would be refused again: the broker has it reduced anew, and in the end quarantined.
             reason = f"the sink refused the result: {error}"[:500]
             refusal = Nack(message.run, message.stream, message.first, message.n, message.token, -1, reason, False)
@@ -259,9 +269,11 @@ class SinkCore:
         if run in self.runs:
             self.runs[run].duplicates += 1
 
-    def _complain(self, text: str) -> None:
+    def _complain(self, text: str, often: str = "") -> None:
+        """Say what is wrong; ``often`` names what can come a thousand times a second, and is told now and then."""
         self.counters.last_bad = text[:500]
-        log.warning("%s", text)
+        if not often or self._floods[often].tell():
+            log.warning("%s", text)
 
     # --- commits -----------------------------------------------------------------------------------------------------
 

@@ -15,11 +15,12 @@ from typing import Any, Final
 
 import zmq
 
+from . import sockets
 from .errors import PoolError, WireError
 from .ledger_reader import LedgerReader
 from .ledger_rows import BatchRow
 from .payload import Piece, pack, unpack
-from .wire.messages import Done, Nack, Result, StreamOpen, decode, encode
+from .wire.messages import MAX_CONTROL, Done, Nack, Result, StreamOpen, decode, encode
 
 WINDOW: Final = 32
 """Results on their way."""
@@ -58,8 +59,11 @@ def take_over(ledger: Path, source: str, target: str, sink: str, skip: Mapping[s
     PoolError
         The sink refuses a result, or doesn't answer.
     """
-    with closing(LedgerReader(ledger)) as reader, zmq.Context() as context, context.socket(zmq.DEALER) as socket:
-        socket.linger = 0
+    with (
+        closing(LedgerReader(ledger)) as reader,
+        zmq.Context() as context,
+        sockets.make(context, zmq.DEALER, MAX_CONTROL) as socket,
+    ):
         socket.connect(sink)
         return _hand_over(_results(reader, source, target, skip), socket)
 

@@ -24,6 +24,7 @@ from msgspec import Meta
 from . import shell, sockets
 from .death import describe_exit
 from .errors import SettingsError, WireError
+from .flood import Flood
 from .lifeline import Lifeline, announce
 from .pipe import BETWEEN, SETTING_UP, At, Failed, Ready, Record, Reduced, Unframer, frame
 from .reducing import MAX_STREAMS, ReducingSettings
@@ -153,7 +154,7 @@ class Worker:
         self._born = 0.0
         self._start_at = float("-inf")
         self._heard = clock()
-        self._flood = sockets.Flood()
+        self._flood = Flood()
         self._hung = False
         self._do(self.core.start(clock()))
 
