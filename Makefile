@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 180
+MUTANTS ?=
 READY := $(VENV)/.ready
 
 .PHONY: help demo test soak chaos check bench docs clean
@@ -13,6 +14,7 @@ help:
 	@echo "make chaos   try every fault on real processes (ONLY=\"worker-kill sink-kill\" for some)"
 	@echo "make check   format, lint, types, import contracts"
 	@echo "make fuzz    fuzz the codecs and the chunk reader for FUZZ_SECONDS ($(FUZZ_SECONDS))"
+	@echo "make mutants see whether the tests notice small changes to the cores (MUTANTS=\"workers.intervals …\" for some)"
 	@echo "make bench   measure the path (haltere bench path)"
 	@echo "make docs    build the documentation into docs/_build/html"
 	@echo "make clean   remove what these made"
@@ -39,6 +41,9 @@ check: $(READY)
 fuzz: $(READY)
 	$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS)
+
+mutants: $(READY)
+	nice -n 19 $(BIN)/python -m tests.mutants.run $(MUTANTS)
 
 bench: $(READY)
 	$(BIN)/haltere bench path

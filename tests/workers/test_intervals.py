@@ -50,6 +50,14 @@ def test_gaps_counts_and_covers_agree_with_a_set(ops: list[tuple[bool, int, int]
     assert ours.covers(first, stop) == (len(inside) == max(stop - first, 0))
 
 
+def test_taking_nothing_out_splits_no_range() -> None:
+    ours = IntervalSet([(0, 10)])
+    ours.discard(5, 5)
+    ours.discard(6, 4)
+    ours.add(20, 20)
+    assert ours.ranges() == [(0, 10)]
+
+
 def test_a_range_of_half_a_trillion_frames_costs_no_more_than_a_short_one() -> None:
     ours = IntervalSet([(0, 2**39)])
     ours.discard(5, 6)

@@ -1,0 +1,217 @@
+"""Small changes to a module's source, each of which a good suite of tests notices.
+
+Left alone are docstrings, annotations, what is logged, texts, and constants of a module: how long something waits is
+a choice, not a fact that a test should repeat.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+COMPARISONS: Final[dict[type[ast.cmpop], type[ast.cmpop]]] = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+}
+ARITHMETIC: Final[dict[type[ast.operator], type[ast.operator]]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.FloorDiv,
+    ast.FloorDiv: ast.Mult,
+    ast.Div: ast.Mult,
+    ast.Mod: ast.Mult,
+    ast.BitOr: ast.BitAnd,
+    ast.BitAnd: ast.BitOr,
+    ast.LShift: ast.RShift,
+    ast.RShift: ast.LShift,
+}
+
+NOT_ITS_OWN: Final = frozenset(
+    ("body", "orelse", "handlers", "finalbody", "cases", "annotation", "decorator_list", "returns", "args")
+)
+"""Fields of statements that are other statements, or declarations."""
+
+
+class Mutant(NamedTuple):
+    """A changed module. ``key`` names the change by its place and its texts, so that it outlives other lines."""
+
+    line: int
+    key: str
+    source: str
+
+
+def mutants(source: str) -> Iterator[Mutant]:
+    """Yield every mutant of a module."""
+    tree = ast.parse(source)
+    seen: dict[str, int] = {}
+    for place, where in _statements(tree, ""):
+        for changed in _changes(place):
+            before, after = _first_line(place), _first_line(changed)
+            key = f"{where}: {before}  →  {after}"
+            seen[key] = seen.get(key, 0) + 1
+            if seen[key] > 1:
+                key += f"  ({seen[key]})"
+            yield Mutant(place.lineno, key, _replaced(tree, place, changed))
+
+
+def _statements(node: ast.AST, where: str) -> Iterator[tuple[ast.stmt, str]]:
+    """Yield the statements in functions, with the names of these."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.ClassDef):
+            yield from _statements(child, f"{where}.{child.name}".lstrip("."))
+        elif isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):
+            if isinstance(child, ast.stmt) and where and not _quiet(child, node):
+                yield child, where
+            yield from _statements(child, where)
+
+
+def _quiet(statement: ast.stmt, parent: ast.AST) -> bool:
+    """Say whether a statement is documentation, a declaration or a line of the log."""
+    if isinstance(parent, ast.ClassDef) or isinstance(statement, ast.Pass | ast.Import | ast.ImportFrom | ast.Assert):
+        return True
+    if isinstance(statement, ast.Expr):
+        value = statement.value
+        if isinstance(value, ast.Constant):
+            return True
+        return isinstance(value, ast.Call) and ast.unparse(value.func).startswith("log.")
+    return False
+
+
+def _changes(statement: ast.stmt) -> Iterator[ast.stmt]:
+    """Yield changed copies of a statement; of a compound one only its head is changed."""
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+        yield ast.Pass()
+    if isinstance(statement, ast.AugAssign | ast.Delete | ast.Raise):
+        yield ast.Pass()
+    if isinstance(statement, ast.Assign) and not isinstance(statement.targets[0], ast.Name | ast.Tuple):
+        yield ast.Pass()
+    if isinstance(statement, ast.Break):
+        yield ast.Continue()
+    if isinstance(statement, ast.Continue):
+        yield ast.Break()
+    if isinstance(statement, ast.Return) and statement.value is not None and not _is_none(statement.value):
+        yield ast.Return(ast.Constant(None))
+    if isinstance(statement, ast.AugAssign) and type(statement.op) in ARITHMETIC:
+        changed = copy.deepcopy(statement)
+        changed.op = ARITHMETIC[type(statement.op)]()
+        yield changed
+    if isinstance(statement, ast.If | ast.While) and not isinstance(statement.test, ast.Compare):
+        changed_if = copy.deepcopy(statement)
+        changed_if.test = ast.UnaryOp(ast.Not(), changed_if.test)
+        yield changed_if
+    for number in range(len(list(_expressions(statement)))):
+        for kind in range(2):
+            other = copy.deepcopy(statement)
+            target = list(_expressions(other))[number]
+            if _change(target, kind):
+                yield other
+
+
+def _expressions(statement: ast.stmt) -> Iterator[ast.expr]:
+    """Yield the expressions of a statement's own, not those of statements in it, nor annotations and texts."""
+    for name, value in ast.iter_fields(statement):
+        if name in (
+            "body",
+            "orelse",
+            "handlers",
+            "finalbody",
+            "cases",
+            "annotation",
+            "decorator_list",
+            "returns",
+            "args",
+        ):
+            continue
+        if isinstance(statement, ast.Raise):
+            continue
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, ast.expr):
+                yield from _within(each)
+            elif isinstance(each, ast.withitem):
+                yield from _within(each.context_expr)
+
+
+def _within(expression: ast.expr) -> Iterator[ast.expr]:
+    if isinstance(expression, ast.JoinedStr):
+        return
+    yield expression
+    for child in ast.iter_child_nodes(expression):
+        if isinstance(child, ast.expr):
+            yield from _within(child)
+        elif isinstance(child, ast.comprehension):
+            yield from _within(child.iter)
+            for condition in child.ifs:
+                yield from _within(condition)
+        elif isinstance(child, ast.keyword):
+            yield from _within(child.value)
+
+
+def _change(target: ast.expr, kind: int) -> bool:
+    """Change an expression in place, in its first or second way; return whether there was one."""
+    match target:
+        case ast.Compare() if kind == 0 and type(target.ops[0]) in COMPARISONS:
+            target.ops[0] = COMPARISONS[type(target.ops[0])]()
+            return True
+        case ast.Compare() if kind == 1 and len(target.ops) > 1:
+            target.ops[1] = COMPARISONS[type(target.ops[1])]()
+            return True
+        case ast.BoolOp() if kind == 0:
+            target.op = ast.Or() if isinstance(target.op, ast.And) else ast.And()
+            return True
+        case ast.BinOp() if kind == 0 and type(target.op) in ARITHMETIC and not _text(target):
+            target.op = ARITHMETIC[type(target.op)]()
+            return True
+        case ast.UnaryOp(op=ast.Not()) if kind == 0:
+            target.operand = ast.UnaryOp(ast.Not(), target.operand)
+            return True
+        case ast.IfExp() if kind == 0:
+            target.test = ast.UnaryOp(ast.Not(), target.test)
+            return True
+        case ast.Constant() if kind == 0 and isinstance(target.value, bool):
+            target.value = not target.value
+            return True
+        case ast.Constant() if kind == 0 and isinstance(target.value, int | float):
+            target.value = target.value + 1
+            return True
+    return False
+
+
+def _text(operation: ast.BinOp) -> bool:
+    return any(
+        isinstance(each, ast.JoinedStr) or (isinstance(each, ast.Constant) and isinstance(each.value, str))
+        for each in (operation.left, operation.right)
+    )
+
+
+def _is_none(value: ast.expr) -> bool:
+    return isinstance(value, ast.Constant) and value.value is None
+
+
+def _first_line(statement: ast.stmt) -> str:
+    return ast.unparse(ast.fix_missing_locations(statement)).splitlines()[0]
+
+
+def _replaced(tree: ast.Module, old: ast.stmt, new: ast.stmt) -> str:
+    class Replace(ast.NodeTransformer):
+        def visit(self, node: ast.AST) -> ast.AST:
+            return new if node is old else self.generic_visit(node)
+
+    changed = Replace().visit(tree)
+    source = ast.unparse(ast.fix_missing_locations(changed))
+
+    class Restore(ast.NodeTransformer):
+        def visit(self, node: ast.AST) -> ast.AST:
+            return old if node is new else self.generic_visit(node)
+
+    Restore().visit(tree)
+    return source
