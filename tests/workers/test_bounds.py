@@ -125,7 +125,7 @@ def test_a_sink_that_is_greeted_by_many_keeps_the_last(role: str) -> None:
         sink.receive(b"peer%d" % number, Hello(1, role, f"peer-{number}", number), None, 0.0)
     assert tracemalloc.get_traced_memory()[0] < 4 << 20
     tracemalloc.stop()
-    assert sum(sink.status()["peers"].values()) <= 1024
+    assert sum(sink.status(1.0)["peers"].values()) <= 1024
 
 
 def test_results_for_runs_that_nobody_opened_are_counted_and_leave_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -136,7 +136,7 @@ def test_results_for_runs_that_nobody_opened_are_counted_and_leave_nothing(caplo
     caplog.clear()
     assert tracemalloc.get_traced_memory()[0] < 4 << 20
     tracemalloc.stop()
-    assert sink.status()["unknown"] == 2999
+    assert sink.status(1.0)["unknown"] == 2999
 
 
 def test_a_flood_of_bad_results_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
