@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -61,8 +62,7 @@ def show(directory: Path, *, as_json: bool, watch: bool) -> None:
             time.sleep(PERIOD)
             pool = attached(directory)
     if not watch:
-        console = Console()
-        console.print(tables(report(pool.status(TIMEOUT))), width=console.width if console.is_terminal else PIPED)
+        Console(width=None if sys.stdout.isatty() else PIPED).print(tables(report(pool.status(TIMEOUT))))
         return
     with Live(tables(report(pool.status(TIMEOUT))), auto_refresh=False, screen=False) as live:
         while True:
@@ -103,9 +103,8 @@ def _processes(said: dict[str, Any]) -> Table:
 
 def _runs(said: dict[str, Any]) -> Table:
     table = _table("runs")
-    table.add_column("scan")
-    table.add_column("state")
-    table.add_column("stream")
+    for column in ("scan", "state", "stream"):
+        table.add_column(column, no_wrap=True)
     columns = ("expected", "live", "backfilled", "owed", "quarantined", "lost", "duplicates")
     for column in ("expected", "live", "backf.", "owed", "quar.", "lost", "dupl.", "live/s", "backf./s", "lag"):
         table.add_column(column, justify="right", no_wrap=True)
