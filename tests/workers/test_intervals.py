@@ -63,3 +63,19 @@ def test_a_range_of_half_a_trillion_frames_costs_no_more_than_a_short_one() -> N
     ours.discard(5, 6)
     assert ours.ranges() == [(0, 5), (6, 2**39)]
     assert len(ours) == 2**39 - 1
+
+
+def test_a_range_covers_itself_to_its_very_ends() -> None:
+    ours = IntervalSet([(4, 8)])
+    assert ours.covers(4, 8)
+    assert not ours.covers(3, 8)
+    assert not ours.covers(4, 9)
+    assert ours.covers(20, 20)
+
+
+def test_sets_are_equal_by_what_they_hold_and_to_nothing_else() -> None:
+    ours = IntervalSet([(0, 4), (6, 8)])
+    assert ours == IntervalSet([(6, 8), (0, 2), (2, 4)])
+    assert ours != IntervalSet([(0, 4)])
+    assert ours != [(0, 4), (6, 8)]
+    assert repr(ours) == "IntervalSet([(0, 4), (6, 8)])"
