@@ -223,12 +223,18 @@ class Reducing:
         if some and key not in self._told and any(operator.consts for operator in operators):
             self._told.add(key)
             pieces += [Piece(o.name, "const", name, array) for o in operators for name, array in o.consts.items()]
-        specs, payload = pack(pieces)
+        try:
+            specs, payload = pack(pieces)
+        except ReductionError as error:
+            return Failed(Nack(*key[:2], work.first, work.n, work.token, -1, str(error)[:CAP], False))
         cpu_us = int(1e6 * (time.thread_time() - began))
         result = Result(*key, work.first, work.n, work.token, "worker", bytes(status), sorted(reasons.items()), specs)
         if len(encode(result)) > MAX_CONTROL - 128:  # 64 long reasons: enough of each is kept to be understood
             short = [(number, reason[:SHORT]) for number, reason in result.reasons]
             result = msgspec.structs.replace(result, reasons=short)
+        if len(encode(result)) > MAX_CONTROL - 128:  # the sink would never read it, and it would be sent for ever
+            why = f"{len(specs)} arrays are more than a result can name: use fewer recipes at once"
+            return Failed(Nack(*key[:2], work.first, work.n, work.token, -1, why, False))
         return Reduced(result, cpu_us), payload
 
     def _operators_of(self, key: StreamKey, stream: StreamOpen, *, ready: bool) -> list[Operator]:

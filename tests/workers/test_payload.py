@@ -78,3 +78,17 @@ def test_a_payload_over_the_limit_is_refused_before_it_is_built() -> None:
     huge = np.broadcast_to(np.float64(0), (2**13, 2**13))
     with pytest.raises(ReductionError, match="over the limit"):
         pack([Piece("r", "acc", "a", huge), Piece("r", "acc", "b", huge)])
+
+
+def test_arrays_lie_one_behind_the_other_with_no_more_between_than_alignment(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = [Piece("r", "acc", name, np.zeros(n, "|u1")) for name, n in (("a", 3), ("b", 8), ("c", 9))]
+    specs, buffer = pack(pieces)
+    assert [spec.offset for spec in specs] == [0, 8, 16]
+    assert len(buffer) == 32
+    monkeypatch.setattr("haltere.workers.payload.MAX_PAYLOAD", 32)
+    assert len(unpack(*pack(pieces))) == 3
+    with pytest.raises(WireError, match="over the limit of 32"):
+        unpack(specs, bytes(33))
+    monkeypatch.setattr("haltere.workers.payload.MAX_PAYLOAD", 31)
+    with pytest.raises(ReductionError, match="a result of 32 bytes is over the limit of 31"):
+        pack(pieces)

@@ -315,3 +315,22 @@ def test_a_reducer_that_asks_for_the_machines_memory_gets_an_error() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert done.stderr.strip().endswith("MemoryError")
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "says"),
+    [
+        ("haltere.workers.reducing.MAX_CONTROL", 250, "arrays are more than a result can name"),
+        ("haltere.workers.payload.MAX_PAYLOAD", 20, "bytes is over the limit of 20: make the batch smaller"),
+    ],
+)
+def test_a_result_that_no_message_holds_is_refused_and_not_sent_for_ever(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, limit: str, most: int, says: str
+) -> None:
+    bench.open("sums", "sums")
+    monkeypatch.setattr(limit, most)
+    answer = bench.reducing.reduce(work(0, bench.spans(0, 4, "flux")))
+    assert isinstance(answer, Failed)
+    assert says in answer.nack.reason
+    assert not answer.nack.retryable
+    assert answer.nack.frame == -1
