@@ -123,6 +123,11 @@ class RunState:
         """Take from the stop document when it ended."""
         self.stopped = self.stopped or _time(json.loads(stop))
 
+    @property
+    def is_from_files(self) -> bool:
+        """Whether the raw run had ended before this reduction of it began, or went on."""
+        return any(state.open.total is not None for state in self.streams.values())
+
     def total(self, stream: str) -> int:
         """Return how many frames the stream has, as far as is known."""
         state = self.streams.get(stream)

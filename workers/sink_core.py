@@ -436,8 +436,11 @@ class SinkCore:
         return [send for run in self._open_runs() for send in self._full(self._broker, run)]
 
     def close_abandoned(self, now: float, wall: float) -> None:
-        """Close the runs whose sessions ended without saying so. ``wall`` : s since 1970."""
-        waiting = [uid for uid, run in self.runs.items() if run.phase is Phase.OPEN]
+        """Close the runs whose sessions ended without saying so. ``wall`` : s since 1970.
+
+        One that is reduced from its files stays open: its frames are known, and whoever began it begins it again.
+        """
+        waiting = [uid for uid, run in self.runs.items() if run.phase is Phase.OPEN and not run.is_from_files]
         for uid in self._tellers.abandoned(waiting, now):
             run = self.runs[uid]
             totals = {stream: run.total(stream) for stream in run.streams}

@@ -196,7 +196,9 @@ class _Backfill:
                 reduction = self._next(chain, latest)
                 former = next((each for each in chain if each.processed == reduction.supersedes), None)
                 outcome = self._reduce(reduction, {} if former is None else self._again(former, reduction.mode))
-                if latest is None or self._only == "owed" or reduction.mode == self._only:
+                accounted = {name: each["expected"] for name, each in outcome.frames.items()}
+                whole = all(accounted.get(name, 0) >= n for name, n in self._wanted().items())
+                if whole and (latest is None or self._only == "owed" or reduction.mode == self._only):
                     return outcome  # every frame of it has been tried just now
                 chain = self._chain()
                 latest = chain[-1]
@@ -207,6 +209,11 @@ class _Backfill:
                 outcome = self._outcome(latest)
                 outcome.nothing_to_do = True
             return outcome
+
+    def _wanted(self) -> dict[str, int]:
+        """Return how many frames the documents promise of each detector that a recipe reads."""
+        promised = self._raw.promised()
+        return {stream.stream: promised.get(stream.stream, 0) for stream in self._streams()}
 
     def _check(self) -> None:
         if not self._recipes:
@@ -297,7 +304,7 @@ class _Backfill:
         What was good must be there still: a run that knows less mustn't take the place of one that knows more.
         """
         found: dict[str, set[int]] = {}
-        batches = self._batches(attempt)
+        batches, promised = self._batches(attempt), self._raw.promised()
         for stream in self._streams():
             intervals = attempt.account.get(stream.stream, {}).get("intervals", {})
             good = IntervalSet([*map(tuple, intervals.get("live", ())), *map(tuple, intervals.get("backfilled", ()))])
@@ -309,8 +316,11 @@ class _Backfill:
             mended += self._can_be_reduced(stream, quarantined)
             size = batches.get(stream.stream, stream.batch)
             firsts = {frame - frame % size for frame in mended}
+            expected = attempt.account.get(stream.stream, {}).get("expected", 0)
+            if promised.get(stream.stream, 0) > expected:
+                firsts.add(expected - expected % size)  # it was closed before the documents had said all
             if mode == "all" or (firsts and attempt.run is None):  # without a ledger nothing can be taken over
-                firsts = set(range(0, attempt.account[stream.stream]["expected"], size))
+                firsts = set(range(0, max(expected, 1), size))
             safe = {
                 first
                 for first in firsts

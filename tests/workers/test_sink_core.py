@@ -493,3 +493,12 @@ def test_whatever_is_lost_doubled_reordered_or_killed_every_frame_is_on_disk_onc
     reader.close()
     bench.ledger.close()
     assert RUN in Bench(path).core.take_finished()
+
+
+def test_a_reduction_from_files_is_not_closed_by_the_sink_though_who_began_it_is_gone(bench: Bench) -> None:
+    bench.open(1)
+    bench.tell(DISPATCHER, msgspec.structs.replace(EIGER, total=FRAMES))
+    bench.commit()
+    bench.core.close_abandoned(bench.now, 1000.0)
+    bench.core.close_abandoned(bench.now + 10_000.0, 11_000.0)
+    assert bench.core.counters.abandoned == 0
