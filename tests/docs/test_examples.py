@@ -13,7 +13,8 @@ import pytest
 from haltere.interactive import namespace
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [*(f"docs/{page}.md" for page in ("getting-started", "documents", "recipes", "devices", "backfill")), "README.md"]
+NAMES = ("getting-started", "documents", "recipes", "devices", "backfill")
+PAGES = [*(f"docs/{page}.md" for page in NAMES), "README.md"]
 
 
 def examples(page: str) -> Iterator[tuple[int, str]]:
