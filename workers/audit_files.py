@@ -23,7 +23,7 @@ Spans = Mapping[str, Sequence[FileSpan]]
 
 def audit_files(stream: StreamOpen, base: Account, spans: Spans, reader: FrameReader) -> Iterator[Finding]:
     """Look for every frame in the files: those lost must not be readable, the others must be there."""
-    absent, gone, unread = IntervalSet(), set(), set()
+    absent, untold, gone, unread = IntervalSet(), IntervalSet(), set(), set()
     for spec in stream.inputs:
         told = IntervalSet()
         for span in spans.get(spec.key, ()):
@@ -38,12 +38,15 @@ def audit_files(stream: StreamOpen, base: Account, spans: Spans, reader: FrameRe
                 absent.add(span.first, span.first + span.n)
             else:
                 absent.update((frame, frame + 1) for frame in missing)
-        absent.update(told.gaps(0, base.expected))
+        untold.update(told.gaps(0, base.expected))
     if unread:
         yield Finding(stream.stream, "files", Word.unchecked, "; ".join(sorted(unread)[:2]))
     elif gone:
         what = ", ".join(sorted(gone)[:3])
         yield Finding(stream.stream, "files", Word.unchecked, f"{what} isn't there any more")
+    elif untold:
+        # A detector without files: what came live lies nowhere.
+        yield Finding(stream.stream, "files", Word.unchecked, f"no file was announced for {ranges(untold.ranges())}")
     else:
         good = IntervalSet([*base.sets[0].ranges(), *base.sets[1].ranges()])
         lacking = [gap for first, stop in good.ranges() for gap in _inside(absent, first, stop)]
@@ -52,7 +55,7 @@ def audit_files(stream: StreamOpen, base: Account, spans: Spans, reader: FrameRe
         (frame, frame + 1)
         for first, stop in base.sets[3].ranges()
         for frame in range(first, stop)
-        if frame not in absent and _can_be_read(stream, spans, reader, frame)
+        if frame not in absent and frame not in untold and _can_be_read(stream, spans, reader, frame)
     ]
     if base.sets[3]:
         yield judged(stream.stream, "lost frames", [f"{ranges(readable)} can be read"] if readable else [])

@@ -182,15 +182,22 @@ class _Verifying:
     def _raw_documents(self, base: dict[str, Account]) -> Iterator[Finding]:
         """Compare the frames that the raw run's documents promise with those accounted for."""
         promised: dict[str, int] = {}
+        elsewhere: set[str] = set()
         for client in streams_of(self._raw).values():
             there = set(client.base)
             for key, described in client.metadata["data_keys"].items():
                 device = str(described.get("object_name", key))
                 if str(described.get("external", "")).startswith("STREAM:") and device in base:
-                    n = int(client.base[key].shape[0]) if key in there else 0
+                    if key not in there:
+                        elsewhere.add(device)
+                        continue
+                    n = int(client.base[key].shape[0])
                     promised[device] = min(n, promised.get(device, n))
         ended = bool(self._raw.metadata.get("stop"))
         for stream, account in base.items():
+            if stream in elsewhere and account.expected:
+                yield Finding(stream, "raw documents", Word.unchecked, "the catalog has nothing of its frames")
+                continue
             n = promised.get(stream, 0)
             if not ended and n <= account.expected:
                 text = f"{n} frames: the session died before the catalog had the rest"
