@@ -126,7 +126,8 @@ def try_one(module: str, source: str, tests: Sequence[str]) -> int:
         import hypothesis
         import pytest
 
-        hypothesis.settings.register_profile("mutants", derandomize=True, database=None, max_examples=60)
+        seen = (hypothesis.Phase.explicit, hypothesis.Phase.generate)  # that it fails is enough: nothing is shrunk
+        hypothesis.settings.register_profile("mutants", derandomize=True, database=None, phases=seen)
         hypothesis.settings.load_profile("mutants")
         options = [
             "-x",
