@@ -41,6 +41,9 @@ LOOK: Final = 0.2
 PATIENCE: Final = 600.0
 """s without a frame done after which it is given up."""
 
+ENDED: Final = 12.0
+"""s that a pool has to close a run whose session is gone."""
+
 RECORDED: Final = 120.0
 """s in which the processed run must have come into the catalog."""
 
@@ -189,6 +192,7 @@ class _Backfill:
         """Do it."""
         with closing(self._frames):
             self._check()
+            self._wait_for_its_end()
             chain = self._chain()
             latest = chain[-1] if chain else None
             outcome = None
@@ -209,6 +213,21 @@ class _Backfill:
                 outcome = self._outcome(latest)
                 outcome.nothing_to_do = True
             return outcome
+
+    def _wait_for_its_end(self) -> None:
+        """See that nobody measures the run any more: a pool closes one whose session is gone within seconds."""
+        deadline = monotonic() + ENDED
+        pause = threading.Event()
+        while self._raw.stop is None and self._shop.has_pool:
+            row = next((each for each in self._reductions(self._raw.uid) if each.run == self._raw.uid), None)
+            if row is None or row.totals is not None:
+                return
+            streams: list[StreamOpen] = self._with_reader(lambda reader: reader.streams(self._raw.uid))
+            if any(stream.total is not None for stream in streams):
+                return  # a backfill had begun
+            if monotonic() > deadline:
+                raise PoolError(f"run {self._raw.uid} is still being measured: its pool reduces it")
+            pause.wait(LOOK)
 
     def _wanted(self) -> dict[str, int]:
         """Return how many frames the documents promise of each detector that a recipe reads."""

@@ -135,6 +135,11 @@ class Workshop:
         return self._pool
 
     @property
+    def has_pool(self) -> bool:
+        """Whether a pool runs by now."""
+        return self._pool is not None
+
+    @property
     def ledger(self) -> Path:
         """The ledger's file; it may not be there."""
         return self.directory / POOL / "ledger.db"
