@@ -179,14 +179,16 @@ class DispatchCore:
             except (TypeError, ValueError) as error:
                 self._warn(run.uid, f"data key {key} can't be reduced: {error}")
         fitting: list[Recipe] = []
+        sums = False
         for recipe in wanted if inputs else []:
             try:
-                recipe_rules.outputs(recipe.spec(), inputs)
+                outputs = recipe_rules.outputs(recipe.spec(), inputs)
                 recipe_rules.check_policy(recipe, fitting)
             except ReductionError as error:
                 log.error("run %s goes on without a recipe: %s", run.uid, error)
                 continue
             fitting.append(recipe)
+            sums |= any(output.kind == "acc" for output in outputs.values())
         if not fitting:
             return None
         good, policy = [recipe.spec() for recipe in fitting], fitting[0].policy
@@ -195,7 +197,7 @@ class DispatchCore:
         batch, total = batch_size(run.dwell), None
         if self._reduction is not None:
             batch, total = self._reduction.batches.get(device, batch), self._reduction.totals.get(device)
-        message = StreamOpen(0, run.name, device, cfg, batch, inputs, good, live, policy, total)
+        message = StreamOpen(0, run.name, device, cfg, batch, inputs, good, live, policy, total, sums)
         try:
             decode(encode(message))
         except WireError as error:

@@ -184,6 +184,8 @@ class Stream:
         batch = self.batches.get(number)
         if batch is not None and now < batch.not_before:
             return False
+        if self.opened.sums and self.total is None and not self.files.expected.covers(first, stop):
+            return False
         if batch is not None and len(batch.held) == stop - first and not self._beside:
             return True
         if self.files.covered.covers(first, stop) and (self.lane.settled(now) or stop <= self.lane.gone_below(now)):

@@ -234,9 +234,6 @@ class NexusFollower(threading.Thread):
                     if row.first >= total:
                         for file in files:
                             file.withdraw(row)
-                    elif row.first + row.n > total and any(spec.kind == "acc" for spec in row.arrays):
-                        surplus = row.first + row.n - total
-                        log.warning("run %s: sums of %s hold %d frames beyond its end", uid, stream.stream, surplus)
                 first = rows[-1].first + 1
         closed = replace(state.row, totals=totals)
         account = reader.accounting(uid) if state.files else {}

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from haltere.callbacks.dispatch_core import DispatchCore
 from haltere.callbacks.dispatch_window import WINDOW
+from haltere.workers import recipes as recipe_rules
 from haltere.workers.ledger_rows import Control
 from haltere.workers.recipes import Recipe, cfg_hash, processed_uid
+from haltere.workers.reducers.base import Output
 from haltere.workers.references import STREAMED
 from haltere.workers.wire.messages import (
     MAX_CONTROL,
@@ -97,6 +99,14 @@ def test_a_stream_says_where_its_frames_come_live_and_what_is_wanted_of_them(mea
     assert eiger.batch == 8  # 0.1 s of 12.5 ms
     assert pilc.inputs == [InputSpec("pilc_x", (), "<f8"), InputSpec("pilc_y", (), "<f8")]
     assert pilc.live is None
+    assert not eiger.sums
+
+
+def test_a_stream_says_whether_anything_is_added_up(measured: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sums = {"spectrum": Output("acc", (4,), "<i8")}
+    monkeypatch.setattr(recipe_rules, "outputs", lambda spec, inputs: sums if spec.reducer == "columns" else {})
+    eiger, pilc = of(StreamOpen, dispatched(measured().documents()))
+    assert (eiger.sums, pilc.sums) == (False, True)
 
 
 def test_every_frame_is_promised_once_and_lies_where_its_file_has_it(measured: Any) -> None:

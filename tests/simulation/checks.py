@@ -239,6 +239,8 @@ class Checks:
         assert -1 not in statuses, f"{detector.name} frame {statuses.index(-1)} is in no state"
         (stream,) = [each for each in reader.streams(uid) if each.stream == detector.name]
         rows = reader.batches(uid, detector.name, stream.cfg, 0, 10_000)
+        if stream.sums:
+            assert all(row.first + row.n <= detector.promised for row in rows), "added up and never promised"
         rows = [row for row in rows if row.first < detector.promised]  # others came and were never promised
         assert all(one.first + one.n == other.first for one, other in pairwise(rows))
         flat = [status for row in rows for status in row.status][: detector.promised]

@@ -91,10 +91,13 @@ class Bench:
         self.serial += 1
         self.hear(SINK, kind(self.serial, *fields))
 
-    def open(self, *, live: bool = True, synced: bool = True, inputs: tuple[InputSpec, ...] = (IMAGE,)) -> None:
+    def open(
+        self, *, live: bool = True, synced: bool = True, inputs: tuple[InputSpec, ...] = (IMAGE,), sums: bool = False
+    ) -> None:
         self.sink(RunOpen, "run", "processed", b"{}")
         recipes = [RecipeSpec("xrd", "azimuthal", b"{}")]
-        self.sink(StreamOpen, "run", "eiger", "cfg", BATCH, list(inputs), recipes, LANE if live else None)
+        lane = LANE if live else None
+        self.sink(StreamOpen, "run", "eiger", "cfg", BATCH, list(inputs), recipes, lane, "drop", None, sums)
         if synced:
             self.done([], full=True)
 
@@ -163,6 +166,18 @@ def test_a_batch_that_is_in_the_ring_goes_without_a_document(bench: Bench) -> No
     (work,) = bench.work()
     assert (work.first, work.n, work.files, work.absent) == (0, 4, [], [])
     assert [block.frame for span in work.ring for block in span.blocks] == [0, 1, 2, 3]
+
+
+def test_a_batch_that_is_added_up_waits_until_its_frames_are_promised(bench: Bench) -> None:
+    bench.open(sums=True)
+    bench.worker()
+    bench.frames(*range(8))
+    bench.expect(0, 6)
+    bench.wait(0.1)
+    assert [(work.first, work.n) for work in bench.work()] == [(0, 4)]
+    bench.close(6)
+    bench.wait(0.1)
+    assert [(work.first, work.n) for work in bench.work()] == [(4, 2)]  # cut, before anything of it was added
 
 
 def test_a_stream_without_a_live_lane_goes_as_its_files_are_announced(bench: Bench) -> None:

@@ -62,6 +62,11 @@ def test_overlapping_arrays_are_refused() -> None:
         unpack(specs, bytes(32))
 
 
+def test_an_array_of_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(WireError, match="array r/a: kind 'sum' is none of acc, const, nav"):
+        unpack([ArraySpec("r", "sum", "a", (2,), "<f8", 0)], bytes(16))
+
+
 def test_a_nav_array_must_have_one_row_per_frame() -> None:
     specs, buffer = pack([Piece("r", "nav", "x", np.zeros((3, 2), "<f4"))])
     assert len(unpack(specs, buffer, frames=3)) == 1

@@ -152,6 +152,8 @@ class StreamOpen(Message, frozen=True, tag="STREAM_OPEN"):
     ``cfg`` is the hash of the recipes (:func:`haltere.workers.recipes.cfg_hash`); ``batch`` fixes the boundaries.
     ``policy`` says what becomes of frames that find no room; no bit of the results depends on it.
     ``total`` says that the run has ended with so many frames: none comes live any more, all are in the files.
+    ``sums`` : a recipe adds over frames, so no batch goes before all its frames are promised. One that went with frames
+    beyond a run's early end would have these in its sums.
     """
 
     serial: Serial
@@ -164,6 +166,7 @@ class StreamOpen(Message, frozen=True, tag="STREAM_OPEN"):
     live: LiveLane | None = None
     policy: Policy = "drop"
     total: Index | None = None
+    sums: bool = False
 
 
 class FileSpan(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
