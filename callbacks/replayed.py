@@ -180,7 +180,9 @@ def spread(key: str, uris: Sequence[str], dataset: str, total: int, length: Leng
     FileError
         Files are missing, and what is there doesn't tell how many frames they had.
 
-    >>> [(span.uri, span.first, span.n) for span in spread("k", ["a", "b"], "/d", 10, {("a", "/d"): 6}.get)]
+    >>> frames = {"a": 6}
+    >>> spans = spread("k", ["a", "b"], "/d", 10, lambda uri, dataset: frames.get(uri))
+    >>> [(span.uri, span.first, span.n) for span in spans]
     [('a', 0, 6), ('b', 6, 4)]
     """
     lengths = [total] if len(uris) == 1 else _lengths(key, uris, dataset, total, length or (lambda _, __: None))
