@@ -75,7 +75,6 @@ class Lane:
 
     def __init__(self, now: float, *, exists: bool, late: float, quiet: float, spills: bool = False) -> None:
         self.exists = exists
-        self.spilled = 0
         self.dropped: Counter[str] = Counter()
         self._late = late
         self._came = Marks(late)
@@ -84,6 +83,7 @@ class Lane:
         self._why: dict[str, IntervalSet] = {}
         self._last = now
         self._closed: float | None = None
+        self._spilled = IntervalSet()
         self._spilling: dict[str, IntervalSet] = {}
         self._spills = spills
         self._unsure = now if spills else None
@@ -93,6 +93,11 @@ class Lane:
     def high(self) -> int:
         """The last frame that came, or that was dropped."""
         return self._came.high
+
+    @property
+    def spilled(self) -> int:
+        """How many frames are in files of the pool's, however often that was said."""
+        return len(self._spilled)
 
     def came(self, frame: int, now: float) -> None:
         """Note a frame that came."""
@@ -120,7 +125,7 @@ class Lane:
 
     def spill(self, first: int, stop: int, now: float) -> None:
         """Note frames that are in a file of the pool's."""
-        self.spilled += max(stop - first, 0) - self._gone.count(first, stop)
+        self._spilled.add(first, stop)
         self._gone.add(first, stop)
         self._written(first, stop)
         self.came(stop - 1, now)

@@ -121,7 +121,7 @@ def test_a_session_that_is_killed_leaves_a_run_that_ends_and_says_why(up: Up) ->
         flight.kill()
     row, account = completed(up.directory / "pool" / "ledger.db", run)
     assert (row.exit_status, row.stop["reason"]) == ("fail", REASON)
-    assert account["eiger"]["expected"] >= 100
+    assert account["eiger"]["expected"] > 0  # of the hundred what had left the session
     for stream in account.values():
         assert sum(stream[each] for each in ("live", "backfilled", "quarantined", "lost")) == stream["expected"]
         assert stream["quarantined"] == stream["lost"] == 0
