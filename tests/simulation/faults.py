@@ -26,7 +26,11 @@ class Faults:
         self.world.time.after(seconds, self._revive, process, process.life)
 
     def _revive(self, process: Process, life: int) -> None:
-        if not process.alive and process.life == life:
+        if process.life != life:
+            return
+        if process.alive:  # it was told to leave, and takes its time
+            self.world.time.after(0.5, self._revive, process, life)
+        else:
             process.start()
 
     def _happen(self, fault: Fault) -> None:
