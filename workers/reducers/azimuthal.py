@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,11 +11,11 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
-from ..assets import AssetStore, is_ref
+from ..assets import AssetStore
 from ..decode import decode
 from ..errors import ReductionError, ShapeMismatch
 from ..wire.messages import InputSpec
-from . import geometry, params
+from . import frames, geometry, masks, params
 from .base import Array, Batch, Chunk, Output, Partial, Reducer, Setup
 
 UNITS = {
@@ -76,14 +75,8 @@ def recipe_params(
     500
     """
     given: dict[str, Any] = {"poni": msgspec.to_builtins(geometry.load(poni)), **others}
-    if isinstance(mask, str) and is_ref(mask):
-        given["mask"] = mask
-    elif mask is not None:
-        if assets is None:
-            raise ReductionError("azimuthal: a mask needs assets=, the store where the pool keeps its assets")
-        content = io.BytesIO()
-        np.save(content, _read_mask(mask), allow_pickle=False)
-        given["mask"] = assets.put(content.getvalue())
+    if mask is not None:
+        given["mask"] = masks.put(mask, assets, "azimuthal")
     Azimuthal(**given)
     return given
 
@@ -119,8 +112,8 @@ class Azimuthal(Reducer):
         ReductionError
             There is no 2-D input, or several.
         """
-        frames = self._input(inputs)
-        self.geometry.fits(frames.shape, frames.key)
+        spec = self._input(inputs)
+        self.geometry.fits(spec.shape, spec.key)
         axis, units = UNITS[self.params.unit]
         bins = (self.params.bins,)
         named = {
@@ -134,9 +127,9 @@ class Azimuthal(Reducer):
 
     def setup(self, run: Setup) -> dict[str, Array]:
         """Let pyFAI make the operator: 0.2 s for an Eiger 500k, 2 s for a 4M. Return the radial axis."""
-        frames = self._input(run.inputs)
-        self.geometry.fits(frames.shape, frames.key)
-        self._key, self._shape, self._dtype = frames.key, frames.shape, np.dtype(frames.dtype)
+        spec = self._input(run.inputs)
+        self.geometry.fits(spec.shape, spec.key)
+        self._key, self._shape, self._dtype = spec.key, spec.shape, np.dtype(spec.dtype)
         shape = (self._shape[0], self._shape[1])
         self._integrator = geometry.integrator(self.geometry, shape)
         self._mask = self._read_static_mask(run.assets, shape)
@@ -158,12 +151,7 @@ class Azimuthal(Reducer):
         return Partial(batch.index, nav)
 
     def _input(self, inputs: tuple[InputSpec, ...]) -> InputSpec:
-        key = self.params.key
-        found = [spec for spec in inputs if (spec.key == key if key else len(spec.shape) == 2)]
-        if len(found) != 1 or len(found[0].shape) != 2:
-            names = ", ".join(f"{spec.key} {spec.shape}" for spec in inputs)
-            raise ReductionError(f"azimuthal needs one key of 2-D frames, say which with key=; there are {names}")
-        return found[0]
+        return frames.frames_of(inputs, self.params.key, "azimuthal")
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -179,10 +167,7 @@ class Azimuthal(Reducer):
         gaps = self._integrator.detector.mask
         mask = np.zeros(shape, bool) if gaps is None else np.asarray(gaps).astype(bool)
         if self.params.mask is not None:
-            given = _load_npy(AssetStore(assets).read(self.params.mask))
-            if given.shape != shape:
-                raise ShapeMismatch(f"the mask has {given.shape} pixels, the frames have {shape}: use this detector's")
-            mask = mask | (given != 0)
+            mask = mask | (masks.load(AssetStore(assets), self.params.mask, shape, "azimuthal") != 0)
         if mask.all():
             raise ReductionError("azimuthal: every pixel is masked (is the mask inverted? not 0 means masked)")
         return mask.astype(np.int8)
@@ -278,31 +263,3 @@ class Azimuthal(Reducer):
         used = np.isfinite(counts) & (self._mask.ravel() == 0)
         named = {"intensity": result.intensity, "total": counts[used].sum()}
         return named | ({"sigma": result.sigma} if self.params.sigma else {})
-
-
-def _load_npy(content: bytes) -> Array:
-    try:
-        array: Array = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ReductionError(f"azimuthal: the mask asset is no .npy array: {error}") from None
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "biu":
-        raise ReductionError("azimuthal: a mask is a 2-D array of integers or bools")
-    return array
-
-
-def _read_mask(mask: Path | str | Array) -> NDArray[np.uint8]:
-    array: Array
-    if isinstance(mask, str | Path):
-        path = Path(mask)
-        try:
-            if path.suffix == ".npy":
-                array = _load_npy(path.read_bytes())
-            else:
-                import fabio
-
-                array = fabio.open(str(path)).data
-        except OSError as error:
-            raise ReductionError(f"mask {path} can't be read: {error}") from None
-    else:
-        array = np.asarray(mask)
-    return np.not_equal(array, 0).astype(np.uint8)

@@ -75,6 +75,26 @@ class Setup:
     assets: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """What a reducer wants the kernel to make of a data key's frames.
+
+    Reducers whose walks are over the same frames share one: each frame is decoded once for all of them.
+
+    ``key`` : of the frames. ``shape``, ``dtype`` : of each. ``parts`` : what is to be made of it, by a name of the
+    reducer's own; see :mod:`haltere.workers.kernel`.
+    """
+
+    key: str
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    parts: Mapping[str, Any]
+
+
+Made = Mapping[str, Mapping[str, Array]]
+"""What the kernel made, by part and name; per frame (n, …), unless the part adds frames up."""
+
+
 class Reducer(ABC):
     """One per recipe and worker. Its result for a frame depends on that frame and the recipe alone, to the bit.
 
@@ -109,3 +129,21 @@ class Reducer(ABC):
         ReductionError
             A frame can't be reduced. The worker then takes the batch frame by frame and quarantines the culprit.
         """
+
+    def walk(self) -> Walk | None:
+        """Say what the kernel is to do, once set up; None: this reducer reads its frames itself.
+
+        With a walk :meth:`map` gives the same, to the bit, as :meth:`finish` of what the kernel made, whoever else
+        shared the walk.
+        """
+        return None
+
+    def finish(self, index: NDArray[np.int64], made: Made) -> Partial:
+        """Return the partial result of what the kernel made of these frames for :meth:`walk`'s parts.
+
+        Raises
+        ------
+        ReductionError
+            A frame can't be reduced, as in :meth:`map`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has a walk and doesn't say how it ends")
