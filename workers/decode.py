@@ -70,7 +70,7 @@ def _plain(data: memoryview, size: int, itemsize: int) -> memoryview:
 
 
 def _bslz4(data: memoryview, size: int, itemsize: int) -> bytes:
-    block = _check_header(data, size, "bslz4")
+    block = check_header(data, size, "bslz4")
     if block % (8 * itemsize):
         raise ChunkError(f"bslz4 chunk: blocks of {block} bytes don't hold whole groups of 8 elements of {itemsize}")
     return _decompress(data, "bslz4", itemsize)
@@ -80,7 +80,7 @@ def _lz4(data: memoryview, size: int, itemsize: int) -> bytes:
     # A bare LZ4 block can't begin with the header of a frame below 2**56 bytes: its first token would be 0 (no
     # literals) followed by the offset 0, which LZ4 forbids.
     if len(data) >= _HEADER.size and not any(data[:3]):
-        _check_header(data, size, "lz4")
+        check_header(data, size, "lz4")
         return _decompress(data, "lz4", itemsize)
     _check_ratio(data, size, "lz4")
     try:
@@ -97,7 +97,7 @@ _DECODERS: dict[str, Callable[[memoryview, int, int], bytes | memoryview]] = {
 }
 
 
-def _check_header(data: memoryview, size: int, encoding: str) -> int:
+def check_header(data: memoryview, size: int, encoding: str) -> int:
     """Return the block size of a chunk whose header is as it must be."""
     if len(data) < _HEADER.size:
         raise ChunkError(f"{encoding} chunk of {len(data)} bytes is shorter than its 12-byte header")

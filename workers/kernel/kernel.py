@@ -1,0 +1,176 @@
+"""A kernel: the reductions of a stream's frames, several in one decode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import ReductionError
+from ..reducers.base import Chunk
+from . import binning, images, whole
+from .chunks import opened, refused
+from .parts import LOT, Layout, Part
+from .walk import REFUSED, Frames, Scratch, Tables, make_scratch, make_tables, walk
+
+Array = NDArray[Any]
+
+DTYPES: Final = ("<u1", "<u2", "<u4")
+"""What the kernel reads; other types take the reference path."""
+
+
+class Kernel:
+    """Chunks to results.
+
+    Parameters
+    ----------
+    shape
+        Of a frame.
+    dtype
+        Of its pixels: uint8, or uint16 or uint32 little-endian.
+    parts
+        The reductions, by name. Two parts that need the same slot take two walks over the frames.
+
+    Raises
+    ------
+    ReductionError
+        The type isn't one of these, there is no pixel, or a part can't reduce such frames.
+
+    Notes
+    -----
+    Several threads may use one kernel: the interpreter's lock is let go while a lot is walked.
+    """
+
+    def __init__(self, shape: Sequence[int], dtype: str | np.dtype[Any], parts: Mapping[str, Part]) -> None:
+        self.layout = Layout(tuple(int(n) for n in shape), np.dtype(dtype))
+        if not reads(self.layout.dtype):
+            raise ReductionError(
+                f"the kernel reads uint8, uint16 and uint32, little-endian; not {self.layout.dtype.str}"
+            )
+        if not self.layout.shape or min(self.layout.shape) < 1:
+            raise ReductionError(f"frames of {self.layout.shape} have no pixels")
+        self.parts = dict(parts)
+        self._passes = [_Pass(self.layout, group) for group in _groups(self.parts) or [{}]]
+
+    def run(
+        self, chunks: Sequence[Chunk | Array] | Array, index: ArrayLike | None = None
+    ) -> dict[str, dict[str, Array]]:
+        """Reduce frames.
+
+        Parameters
+        ----------
+        chunks
+            Any number of chunks, or of frames that are decoded already.
+        index
+            (n,) the frames' numbers, to name them in errors; by default from 0.
+
+        Returns
+        -------
+        {part: {output: (n, …) or in all}}
+
+        Raises
+        ------
+        ChunkError
+            A chunk doesn't decode to its frame. It names the frame.
+        ShapeMismatch
+            A frame has another shape or type.
+        """
+        n = len(chunks)
+        numbers = np.arange(n) if index is None else np.asarray(index)
+        out = {name: part.outputs(self.layout, n) for name, part in self.parts.items()}
+        for first in range(0, n, LOT):
+            lot = [chunks[k] for k in range(first, min(first + LOT, n))]
+            for each in self._passes:
+                each.run(lot, numbers[first : first + LOT], first, out)
+        return out
+
+
+def reads(dtype: np.dtype[Any]) -> bool:
+    """Return whether the kernel reads pixels of this type."""
+    return dtype in [np.dtype(each) for each in DTYPES]
+
+
+def _groups(parts: Mapping[str, Part]) -> list[dict[str, Part]]:
+    """Return parts that can share a walk: no two of them need the same slot."""
+    groups, left = [], dict(parts)
+    while left:
+        group: dict[str, Part] = {}
+        for name, part in left.items():
+            if part.slot not in {other.slot for other in group.values()}:
+                group[name] = part
+        groups.append(group)
+        left = {name: part for name, part in left.items() if name not in group}
+    return groups
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What one thread's walk writes to."""
+
+    scratch: Scratch
+    states: dict[str, Any]
+
+
+class _Pass:
+    """One walk's reductions."""
+
+    def __init__(self, layout: Layout, parts: dict[str, Part]) -> None:
+        self._layout, self._parts = layout, parts
+        coverage = np.zeros(layout.shape, bool)
+        for part in parts.values():
+            coverage |= part.coverage(layout.shape)
+        self._tables: Tables = make_tables(layout, coverage)
+        self._plans = {name: part.plan(layout) for name, part in parts.items()}
+        self._idle: list[_Memory] = []
+
+    def run(
+        self, lot: list[Chunk | Array], numbers: NDArray[Any], first: int, out: dict[str, dict[str, Array]]
+    ) -> None:
+        """Walk over a lot, and put its results to the others."""
+        layout = self._layout
+        data = [opened(item, layout, int(number)) for item, number in zip(lot, numbers, strict=True)]
+        lanes = Frames(np.zeros(LOT, np.int64), np.zeros(LOT, np.int64), np.zeros(LOT, np.int64))
+        for lane, (content, kind) in enumerate(data):
+            lanes.address[lane] = content.ctypes.data
+            lanes.size[lane] = content.size
+            lanes.kind[lane] = kind
+        mine = self._idle.pop() if self._idle else self._memory()
+        try:
+            for name, part in self._parts.items():
+                part.reset(self._plans[name], mine.states[name])
+            arguments = self._in_slots(mine.states)
+            status = walk(len(lot), layout.pixels, layout.itemsize, lanes, self._tables, mine.scratch, *arguments)
+            if status == REFUSED:
+                raise ReductionError(f"frames {numbers[0]} to {numbers[-1]}: a sum would pass its type's range")
+            if status != 0:
+                lane, block = (int(place) for place in mine.scratch.wrong)
+                raise refused(status, int(numbers[lane]), block, lot[lane])
+            for name, part in self._parts.items():
+                part.take(self._plans[name], mine.states[name], len(lot), first, out[name])
+        finally:
+            self._idle.append(mine)
+
+    def _memory(self) -> _Memory:
+        states = {name: part.state(self._layout, self._plans[name]) for name, part in self._parts.items()}
+        return _Memory(make_scratch(self._layout), states)
+
+    def _in_slots(self, states: dict[str, Any]) -> tuple[Any, ...]:
+        """Return what the walk takes for each consumer: plan and state, idle ones where nobody is."""
+        bins: tuple[Any, Any] = binning.INACTIVE
+        frames: tuple[Any, Any] = whole.INACTIVE
+        image_plans: dict[str, Any] = {}
+        image_states: dict[str, Any] = {}
+        for name, part in self._parts.items():
+            if part.slot == "bins":
+                bins = self._plans[name], states[name]
+            elif part.slot == "whole":
+                frames = self._plans[name], states[name]
+            else:
+                image_plans[part.slot], image_states[part.slot] = self._plans[name], states[name]
+        if image_plans:
+            image_plans["active"] = np.ones(1, np.int64)
+        plan, state = images.INACTIVE
+        return (*bins, plan._replace(**image_plans), state._replace(**image_states), *frames)

@@ -1,0 +1,196 @@
+"""The loop: over the tiles of a lot of frames, decode what somebody needs and hand it on while it is in the cache."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .binning import add_bins
+from .compiling import inner, outer
+from .images import add_images
+from .intrinsics import memory, read32_big
+from .lz4 import ORDERS, SPARE, STEPS, decode_block
+from .parts import LOT, SLACK, TILE_BYTES, Layout
+from .tiles import clear, spread_block, spread_pixels
+from .whole import add_whole
+
+HEADER: Final = 12
+"""Bytes before the first block of a chunk."""
+
+BLOCKS, PIXELS = 0, 1
+"""What a lane's bytes are: a bslz4 chunk with blocks of :data:`TILE_BYTES`, or plain pixels."""
+
+CUT, BAD_BLOCK, LEFT_OVER, REFUSED = 1, 2, 3, 4
+"""What can be wrong: a block reaches beyond the chunk, it isn't LZ4 or not of its size, bytes are left over at the end,
+a consumer refused."""
+
+
+class Frames(NamedTuple):
+    """The lanes of a lot.
+
+    ``address``, ``size`` : (16,) int64, where its bytes are, and how many; ``kind`` : (16,) int64.
+    """
+
+    address: NDArray[np.int64]
+    size: NDArray[np.int64]
+    kind: NDArray[np.int64]
+
+
+class Scratch(NamedTuple):
+    """Memory of a walk."""
+
+    px: NDArray[np.uint8]
+    block: NDArray[np.uint8]
+    at: NDArray[np.int64]
+    high: NDArray[np.int64]
+    wrong: NDArray[np.int64]
+    """(2,): the lane in which something is wrong, and the block."""
+
+
+class Tables(NamedTuple):
+    """What a walk looks up.
+
+    ``cover`` : 1 bit per pixel that somebody wants; ``needed`` : uint8 per tile; ``orders``, ``steps`` : of LZ4.
+    """
+
+    cover: NDArray[np.uint8]
+    needed: NDArray[np.uint8]
+    orders: NDArray[np.uint8]
+    steps: NDArray[np.int64]
+
+
+def make_scratch(layout: Layout) -> Scratch:
+    """Return memory for walks over frames of this layout."""
+    return Scratch(
+        np.zeros(layout.itemsize * LOT * layout.stride, np.uint8),
+        np.zeros(TILE_BYTES + SPARE, np.uint8),
+        np.zeros(LOT, np.int64),
+        np.zeros(LOT, np.int64),
+        np.zeros(2, np.int64),
+    )
+
+
+def make_tables(layout: Layout, coverage: NDArray[np.bool_]) -> Tables:
+    """Return the tables for these pixels."""
+    padded = np.zeros(layout.tiles * layout.tile, bool)
+    padded[: layout.pixels] = coverage.ravel()
+    needed: NDArray[np.uint8] = np.any(padded.reshape(layout.tiles, layout.tile), axis=1).astype(np.uint8)
+    bits: NDArray[np.uint8] = np.packbits(padded, bitorder="little")
+    cover = np.concatenate((bits, np.zeros(64, np.uint8)))
+    return Tables(cover, needed, ORDERS, STEPS)
+
+
+@outer
+def walk(
+    frames: int,
+    pixels: int,
+    itemsize: int,
+    lanes: Any,
+    tables: Any,
+    scratch: Any,
+    bins_plan: Any,
+    bins_state: Any,
+    images_plan: Any,
+    images_state: Any,
+    whole_plan: Any,
+    whole_state: Any,
+) -> int:
+    """Walk over a lot.
+
+    Parameters
+    ----------
+    frames
+        In the lot, 1 to 16.
+    pixels, itemsize
+        Of a frame.
+
+    Returns
+    -------
+    0, or what is wrong; ``scratch.wrong`` says where then.
+    """
+    per_tile = TILE_BYTES // itemsize
+    stride = per_tile + SLACK
+    px, high, at = scratch.px, scratch.high, scratch.at
+    scratch.wrong[1] = -1
+    for lane in range(frames):
+        at[lane] = HEADER if lanes.kind[lane] == BLOCKS else 0
+    tile = 0
+    first = 0
+    while first < pixels:
+        count = min(per_tile, pixels - first)
+        needed = tables.needed[tile] != 0
+        top = 0
+        for lane in range(frames):
+            status = _tile(lane, tile, first, count, itemsize, stride, needed, lanes, tables, scratch)
+            if status != 0:
+                scratch.wrong[0] = lane
+                scratch.wrong[1] = tile
+                return status
+            top = max(top, high[lane])
+        if needed:
+            for lane in range(frames):
+                for j in range(high[lane], top):
+                    clear(px, (j * LOT + lane) * stride, count)
+                if images_plan.active[0] != 0:
+                    add_images(px, stride, itemsize, high[lane], lane, tile, first, count, images_plan, images_state)
+                if whole_plan.active[0] != 0:
+                    add_whole(px, stride, itemsize, high[lane], lane, first, count, pixels * itemsize, whole_state)
+            if bins_plan.active[0] != 0:
+                status = add_bins(px, stride, itemsize, top, high, frames, tile, first, count, bins_plan, bins_state)
+                if status != 0:
+                    return REFUSED
+        tile += 1
+        first += count
+    for lane in range(frames):
+        if at[lane] != lanes.size[lane]:
+            scratch.wrong[0] = lane
+            return LEFT_OVER
+    return 0
+
+
+@inner
+def _tile(
+    lane: int,
+    tile: int,
+    first: int,
+    count: int,
+    itemsize: int,
+    stride: int,
+    needed: bool,
+    lanes: Any,
+    tables: Any,
+    scratch: Any,
+) -> int:
+    """Bring a tile of one frame into ``px``, or pass over it."""
+    source = memory(lanes.address[lane], lanes.size[lane])
+    at = scratch.at[lane]
+    high = 0
+    tail = count
+    if lanes.kind[lane] == BLOCKS:
+        tail = count & 7  # the elements after the last group of 8 aren't compressed
+        whole = count - tail
+        if whole > 0:
+            if at + 4 > source.size:
+                return CUT
+            end = at + 4 + read32_big(source, at)
+            if end > source.size:
+                return CUT
+            if needed:
+                status = decode_block(source, at + 4, end, scratch.block, whole * itemsize, tables.orders, tables.steps)
+                if status != 0:
+                    return BAD_BLOCK
+                high = spread_block(scratch.block, whole, itemsize, tables.cover, first, scratch.px, stride, lane)
+            at = end
+    if tail > 0:
+        if at + tail * itemsize > source.size:
+            return CUT
+        if needed:
+            high = spread_pixels(
+                source, at, count - tail, tail, itemsize, tables.cover, first, scratch.px, stride, lane, high
+            )
+        at += tail * itemsize
+    scratch.at[lane] = at
+    scratch.high[lane] = high
+    return 0
