@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import zmq
 
-from ..workers import sockets
+from ..workers.processes import sockets
 from ..workers.recipes import reducer_class
 from ..workers.reducers.base import Batch, Chunk, Setup
 from ..workers.wire import simplon

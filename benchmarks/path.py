@@ -32,7 +32,7 @@ from ..defaults import diffraction
 from ..recording import Recording
 from ..session import Session
 from ..workers.errors import PoolError
-from ..workers.pool import ONE_THREAD
+from ..workers.pool.local import ONE_THREAD
 from ..workers.recipes import Recipe
 from ..workers.settings import Settings, load
 

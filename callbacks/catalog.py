@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlsplit
 
 from ..workers.errors import PoolError, SettingsError
-from ..workers.pool_file import CatalogAddress
-from ..workers.process import Process
+from ..workers.pool.file import CatalogAddress
+from ..workers.processes.child import Process
 from .tiled_server import KEY_FILE, read_or_make_key, server_uri
 
 if TYPE_CHECKING:

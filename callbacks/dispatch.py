@@ -14,11 +14,11 @@ import zmq
 from event_model import DocumentRouter
 from event_model.documents import Event, EventPage
 
-from ..workers import sockets
 from ..workers.errors import WireError
-from ..workers.flood import Flood
+from ..workers.pool.whereabouts import Whereabouts
+from ..workers.processes import sockets
+from ..workers.processes.flood import Flood
 from ..workers.recipes import Recipe
-from ..workers.whereabouts import Whereabouts
 from ..workers.wire.messages import MAX_CONTROL, VERSION, Ack, Beat, Bye, Hello, Welcome, decode, encode
 from .buffer import join_datums
 from .dispatch_core import DispatchCore

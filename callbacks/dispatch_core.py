@@ -18,9 +18,9 @@ import msgspec
 
 from ..workers import recipes as recipe_rules
 from ..workers.errors import ReductionError, WireError
-from ..workers.ledger_rows import Control
+from ..workers.files.references import STREAMED
+from ..workers.ledger.rows import Control
 from ..workers.recipes import Recipe
-from ..workers.references import STREAMED
 from ..workers.wire.messages import (
     Ack,
     InputSpec,

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from ..workers.ledger_rows import Control
+from ..workers.ledger.rows import Control
 from ..workers.wire.messages import Ack, Welcome, encode
 
 WINDOW: Final = 64

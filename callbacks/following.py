@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import zmq
 
-from ..workers import sockets
 from ..workers.errors import PoolError, WireError
-from ..workers.flood import Flood
+from ..workers.processes import sockets
+from ..workers.processes.flood import Flood
 from ..workers.wire.documents import MAX_ANSWER, Cursor, Documents, Fetch, Part, decode, encode, unpack
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..workers import recipes
 from ..workers.errors import ReductionError
-from ..workers.ledger_rows import BatchRow, ConstRow
+from ..workers.ledger.rows import BatchRow, ConstRow
 from ..workers.payload import unpack
 from ..workers.reducers.base import Output
 from ..workers.states import StateTable

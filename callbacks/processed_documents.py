@@ -17,7 +17,7 @@ import numpy as np
 from .. import __version__
 from ..workers import recipes
 from ..workers.errors import ReductionError
-from ..workers.ledger_rows import BatchRow, ConstRow
+from ..workers.ledger.rows import BatchRow, ConstRow
 from ..workers.reducers.base import Output
 from ..workers.wire.messages import RecipeSpec, StreamOpen
 from .processed_cursor import Cursor, Page, Stream, Turn
@@ -156,7 +156,7 @@ class ProcessedDocuments:
         exit_status, reason
             The raw run's.
         accounting
-            :meth:`~haltere.workers.ledger_reader.LedgerReader.accounting`.
+            :meth:`~haltere.workers.ledger.reader.LedgerReader.accounting`.
         duplicates
             Results that came again and were discarded.
         """

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ..workers.ledger_rows import ConstRow
+from ..workers.ledger.rows import ConstRow
 from ..workers.payload import unpack
 from ..workers.reducers.base import Output
 from ..workers.wire.messages import RecipeSpec

@@ -18,12 +18,12 @@ from typing import Final
 
 import zmq
 
-from ..workers import shell, sockets
 from ..workers.errors import FileError, WireError
-from ..workers.flood import Flood
-from ..workers.ledger_reader import LedgerReader
-from ..workers.lifeline import Lifeline, announce
-from ..workers.shell import Level, ShellSettings
+from ..workers.ledger.reader import LedgerReader
+from ..workers.processes import shell, sockets
+from ..workers.processes.flood import Flood
+from ..workers.processes.lifeline import Lifeline, announce
+from ..workers.processes.shell import Level, ShellSettings
 from ..workers.wire.documents import Fetch, decode, encode
 from ..workers.wire.messages import MAX_CONTROL, VERSION, Done, Hello, Welcome
 from ..workers.wire.messages import decode as decode_pool

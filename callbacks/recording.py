@@ -10,8 +10,8 @@ from math import inf
 from typing import Final
 
 from ..workers.errors import ReductionError, WireError
-from ..workers.ledger_reader import LedgerReader
-from ..workers.ledger_rows import BatchRow, ConstRow, RunRow
+from ..workers.ledger.reader import LedgerReader
+from ..workers.ledger.rows import BatchRow, ConstRow, RunRow
 from ..workers.wire.documents import FULL_ANSWER, Document, Documents, Fetch, Part, pack
 from ..workers.wire.messages import AnyMessage, Expect, RunClose, StreamOpen
 from .processed_documents import Named, ProcessedDocuments

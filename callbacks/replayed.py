@@ -14,7 +14,7 @@ from uuid import UUID, uuid5
 
 from ..workers.errors import FileError, SettingsError
 from ..workers.intervals import IntervalSet
-from ..workers.nexus_layout import joined, local_path
+from ..workers.nexus.layout import joined, local_path
 from ..workers.wire.messages import FileSpan
 from .access import streams_of
 

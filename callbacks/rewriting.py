@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ..workers.errors import HaltereError, PoolError
-from ..workers.references import STREAMED
+from ..workers.files.references import STREAMED
 
 log = logging.getLogger(__name__)
 

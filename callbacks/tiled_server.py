@@ -23,8 +23,8 @@ from typing import Any, Final
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
-from ..workers.beating import Beating
-from ..workers.death import on_parents_death
+from ..workers.processes.beating import Beating
+from ..workers.processes.death import on_parents_death
 
 CATALOGS: Final = ("raw", "processed")
 SPEC: Final = {"name": "CatalogOfBlueskyRuns", "version": "3.0"}

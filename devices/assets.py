@@ -18,7 +18,7 @@ import h5py
 from event_model import StreamRange, compose_stream_resource
 
 from ..workers.errors import DetectorError
-from ..workers.references import STREAMED
+from ..workers.files.references import STREAMED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

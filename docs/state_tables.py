@@ -2,7 +2,7 @@
 
 ::
 
-    ```{state-table} haltere.workers.broker_batch.BATCH
+    ```{state-table} haltere.workers.broker.process.batch.BATCH
     ```
 """
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .ledger_reader import LedgerReader
-from .ledger_rows import BatchRow
+from .ledger.reader import LedgerReader
+from .ledger.rows import BatchRow
 from .payload import Piece, unpack
 from .reducers.base import Array
 from .wire.messages import QUARANTINED

@@ -18,8 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from ...workers.death import on_parents_death
 from ...workers.errors import HaltereError, SettingsError
+from ...workers.processes.death import on_parents_death
 
 MOTORS: Final = {"x": "p06/motor/sim.01", "y": "p06/motor/sim.02"}
 GENERATOR: Final = "p06/pilctriggergenerator/sim.01"

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import zmq
 
-from ...workers import sockets
 from ...workers.errors import SettingsError
+from ...workers.processes import sockets
 from ...workers.wire import simplon
 from .frames import FrameLibrary
 

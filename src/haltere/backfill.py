@@ -18,17 +18,17 @@ from .callbacks.dispatch_core import DispatchCore
 from .callbacks.reduction import Reduction, attempt_uid
 from .callbacks.replayed import RawRun, read_run
 from .workers import recipes as recipe_rules
-from .workers.apart import Apart, reducible
 from .workers.comparing import Comparison, compare
 from .workers.errors import FileError, PoolError, SettingsError
-from .workers.files import FrameReader
+from .workers.files.frames import FrameReader
 from .workers.intervals import IntervalSet
-from .workers.ledger_reader import LedgerReader
-from .workers.ledger_rows import RunRow
-from .workers.nexus_layout import local_path
+from .workers.ledger.reader import LedgerReader
+from .workers.ledger.rows import RunRow
+from .workers.nexus.layout import local_path
 from .workers.recipes import Recipe
-from .workers.taking_over import take_over
+from .workers.sink.taking_over import take_over
 from .workers.wire.messages import STATUS_NAMES, StreamOpen
+from .workers.worker.apart import Apart, reducible
 from .workshop import Workshop
 
 MODES: Final = ("owed", "quarantined", "all")

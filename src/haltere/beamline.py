@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .recording import Recording
-from .workers.process import Process
+from .workers.processes.child import Process
 from .workers.settings import BeamlineSettings, Settings
 
 

@@ -17,8 +17,8 @@ from .recording import Recording
 from .services import POOL
 from .session import Session
 from .workers.errors import SettingsError
-from .workers.pool import Chaos
-from .workers.pool_file import find, whose
+from .workers.pool.file import find, whose
+from .workers.pool.local import Chaos
 from .workers.settings import load
 
 if TYPE_CHECKING:

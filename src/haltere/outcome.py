@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .workers.errors import PoolError
-from .workers.pool_view import PoolView
+from .workers.pool.view import PoolView
 
 
 @dataclass(frozen=True, slots=True)

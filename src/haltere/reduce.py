@@ -13,8 +13,8 @@ from .services import recorder_command
 from .session_log import session_log
 from .workers.assets import AssetStore
 from .workers.errors import FileError, PoolError, ReductionError, SettingsError
-from .workers.folders import make_folder
-from .workers.pool import Pool
+from .workers.pool.folders import make_folder
+from .workers.pool.local import Pool
 from .workers.recipes import outputs
 from .workers.wire.messages import InputSpec
 

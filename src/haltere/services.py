@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final, Self
 
 from .beamline import data_folders
 from .workers.errors import PoolError, SettingsError
-from .workers.folders import make_folder
-from .workers.pool import Chaos, Pool
-from .workers.pool_file import Endpoints, PoolFile, find, whose
-from .workers.pool_view import AttachedPool
-from .workers.process import Process
+from .workers.pool.file import Endpoints, PoolFile, find, whose
+from .workers.pool.folders import make_folder
+from .workers.pool.local import Chaos, Pool
+from .workers.pool.view import AttachedPool
+from .workers.processes.child import Process
 from .workers.settings import Settings
 
 if TYPE_CHECKING:

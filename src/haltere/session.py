@@ -21,9 +21,9 @@ from .services import Services
 from .session_log import session_log
 from .workers.assets import AssetStore
 from .workers.errors import HaltereError, PoolError
-from .workers.folders import make_folder
-from .workers.pool import Chaos, Pool
-from .workers.pool_view import AttachedPool
+from .workers.pool.folders import make_folder
+from .workers.pool.local import Chaos, Pool
+from .workers.pool.view import AttachedPool
 from .workers.recipes import Recipe
 from .workers.settings import BeamlineSettings, Settings
 

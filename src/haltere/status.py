@@ -16,9 +16,9 @@ from rich.text import Text
 
 from .services import POOL
 from .workers.errors import PoolError
-from .workers.pool_file import find
-from .workers.pool_view import AttachedPool
-from .workers.status import report
+from .workers.pool.file import find
+from .workers.pool.status import report
+from .workers.pool.view import AttachedPool
 
 PERIOD: Final = 1.0
 """Seconds between two looks."""

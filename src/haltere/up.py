@@ -14,8 +14,8 @@ import msgspec
 
 from .services import Services
 from .session_log import session_log
-from .workers.folders import make_folder
-from .workers.pool import Pool
+from .workers.pool.folders import make_folder
+from .workers.pool.local import Pool
 from .workers.settings import Settings
 
 ENDS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

@@ -15,15 +15,15 @@ from .callbacks.dispatch_core import DispatchCore
 from .callbacks.reduction import Reduction
 from .callbacks.replayed import RawRun, read_run
 from .workers import recipes as recipe_rules
-from .workers.apart import Apart
-from .workers.audit import Account, Finding, Word, judged, ranges
-from .workers.audit_files import audit_bits, audit_files
-from .workers.audit_nexus import audit_nexus
+from .workers.audit.accounts import Account, Finding, Word, judged, ranges
+from .workers.audit.files import audit_bits, audit_files
+from .workers.audit.nexus import audit_nexus
 from .workers.errors import FileError, PoolError, SettingsError
-from .workers.files import FrameReader
-from .workers.ledger_rows import RunRow
-from .workers.nexus_layout import joined
+from .workers.files.frames import FrameReader
+from .workers.ledger.rows import RunRow
+from .workers.nexus.layout import joined
 from .workers.wire.messages import FileSpan, StreamOpen
+from .workers.worker.apart import Apart
 from .workshop import Workshop
 
 

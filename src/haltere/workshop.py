@@ -15,11 +15,11 @@ from .services import POOL, recorder_command
 from .session import Session
 from .workers.assets import AssetStore
 from .workers.errors import PoolError, SettingsError
-from .workers.folders import remembered_roots
-from .workers.ledger_reader import LedgerReader
-from .workers.pool import Pool
-from .workers.pool_file import find, whose
-from .workers.pool_view import AttachedPool, PoolView
+from .workers.ledger.reader import LedgerReader
+from .workers.pool.file import find, whose
+from .workers.pool.folders import remembered_roots
+from .workers.pool.local import Pool
+from .workers.pool.view import AttachedPool, PoolView
 from .workers.recipes import Recipe
 from .workers.settings import Settings
 

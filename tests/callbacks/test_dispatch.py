@@ -15,9 +15,9 @@ from bluesky import RunEngine
 from haltere.callbacks.catalog import Catalog, raw_writer
 from haltere.callbacks.dispatch import Dispatcher
 from haltere.callbacks.dispatch_core import DispatchCore
-from haltere.workers.ledger_rows import Control, Outcome
+from haltere.workers.ledger.rows import Control, Outcome
 from haltere.workers.recipes import Recipe
-from haltere.workers.sink_core import SinkCore
+from haltere.workers.sink.core import SinkCore
 from haltere.workers.wire.messages import Ack, Expect, RunClose, RunOpen, StreamOpen, Welcome, decode, encode
 
 POSITIONS = Recipe("positions", "columns", "pilc")

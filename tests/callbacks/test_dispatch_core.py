@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from haltere.callbacks.dispatch_core import DispatchCore
 from haltere.callbacks.dispatch_window import WINDOW
 from haltere.workers import recipes as recipe_rules
-from haltere.workers.ledger_rows import Control
+from haltere.workers.files.references import STREAMED
+from haltere.workers.ledger.rows import Control
 from haltere.workers.recipes import Recipe, cfg_hash, processed_uid
 from haltere.workers.reducers.base import Output
-from haltere.workers.references import STREAMED
 from haltere.workers.wire.messages import (
     MAX_CONTROL,
     Ack,

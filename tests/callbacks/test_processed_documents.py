@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from haltere.callbacks.processed_documents import Named, ProcessedDocuments
 from haltere.workers.errors import ReductionError
-from haltere.workers.ledger_rows import BatchRow, ConstRow
+from haltere.workers.ledger.rows import BatchRow, ConstRow
 from haltere.workers.payload import Piece, pack
 from haltere.workers.recipes import Recipe, cfg_hash
 from haltere.workers.wire.messages import BACKFILLED, LIVE, LOST, QUARANTINED, InputSpec, StreamOpen

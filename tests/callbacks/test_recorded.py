@@ -13,7 +13,7 @@ from event_model import DocumentNames, schema_validators
 from haltere.callbacks.dispatch_core import DispatchCore
 from haltere.callbacks.recorded import find_all, find_frames, recorded_run, reduce_files
 from haltere.workers.errors import FileError, ReductionError, SettingsError
-from haltere.workers.files import FrameReader
+from haltere.workers.files.frames import FrameReader
 from haltere.workers.recipes import Recipe
 from haltere.workers.wire.messages import Expect, RunClose, StreamOpen, Welcome, decode
 

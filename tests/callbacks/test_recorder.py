@@ -20,11 +20,11 @@ from haltere.callbacks.dispatch import Dispatcher
 from haltere.callbacks.following import Follower
 from haltere.callbacks.journal import Journal
 from haltere.callbacks.recording import Recorder, answer
-from haltere.workers.ledger import Ledger
-from haltere.workers.ledger_reader import LedgerReader
-from haltere.workers.ledger_rows import BatchRow, Group
+from haltere.workers.ledger.reader import LedgerReader
+from haltere.workers.ledger.rows import BatchRow, Group
+from haltere.workers.ledger.writer import Ledger
 from haltere.workers.payload import Piece, pack
-from haltere.workers.pool import Endpoints, Pool
+from haltere.workers.pool.local import Endpoints, Pool
 from haltere.workers.recipes import Recipe, cfg_hash, processed_uid
 from haltere.workers.wire.documents import Cursor, Fetch, unpack
 from haltere.workers.wire.messages import (

@@ -11,7 +11,7 @@ from haltere.callbacks.reduction import Reduction
 from haltere.callbacks.replayed import read_run, spread
 from haltere.callbacks.rewriting import Rewriting
 from haltere.workers.errors import FileError, SettingsError
-from haltere.workers.files import FrameReader
+from haltere.workers.files.frames import FrameReader
 from haltere.workers.recipes import Recipe
 from haltere.workers.wire.messages import Expect, FileSpan, RunClose, RunOpen, StreamOpen, Welcome, decode
 

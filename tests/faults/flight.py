@@ -33,7 +33,7 @@ if __name__ == "__main__":  # found as the tests find it, or where PYTHONPATH sa
 
     from haltere.plans.fly import FlyDetector, fly_grid
     from haltere.session import Session
-    from haltere.workers.pool import Chaos
+    from haltere.workers.pool.local import Chaos
     from haltere.workers.settings import load
 
 DEADLINE = 120.0

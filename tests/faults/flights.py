@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from haltere.callbacks.following import Follower
-from haltere.workers.apart import Apart
 from haltere.workers.comparing import Comparison
-from haltere.workers.ledger_reader import LedgerReader
-from haltere.workers.ledger_rows import RunRow
+from haltere.workers.ledger.reader import LedgerReader
+from haltere.workers.ledger.rows import RunRow
+from haltere.workers.worker.apart import Apart
 
 from .flight import Flight
 from .report import Report

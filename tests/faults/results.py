@@ -12,7 +12,7 @@ from event_model import DocumentNames, schema_validators
 from numpy.typing import NDArray
 
 from haltere.workers import recipes
-from haltere.workers.nexus_layout import fill_value
+from haltere.workers.nexus.layout import fill_value
 from haltere.workers.wire.messages import STATUS_NAMES, InputSpec
 
 from .scan import SHAPE, SOURCES, Scan

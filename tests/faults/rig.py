@@ -20,8 +20,8 @@ from haltere.callbacks.dispatch import Dispatcher
 from haltere.callbacks.following import Follower
 from haltere.callbacks.recording import Recorder
 from haltere.services import recorder_command
-from haltere.workers.ledger_reader import LedgerReader
-from haltere.workers.pool import Endpoints, Pool
+from haltere.workers.ledger.reader import LedgerReader
+from haltere.workers.pool.local import Endpoints, Pool
 from haltere.workers.wire.documents import unpack
 
 from .hutch import Hutch

@@ -17,9 +17,9 @@ from typing import Final, Self
 import psutil
 
 from haltere.callbacks.catalog import Catalog, free_port
-from haltere.workers.pool_file import find
-from haltere.workers.pool_view import AttachedPool
-from haltere.workers.process import Process
+from haltere.workers.pool.file import find
+from haltere.workers.pool.view import AttachedPool
+from haltere.workers.processes.child import Process
 
 from .results import Arrays
 

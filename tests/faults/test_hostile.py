@@ -15,7 +15,7 @@ import pytest
 
 from haltere.workers import recipes
 from haltere.workers.payload import unpack
-from haltere.workers.pool import Endpoints, Pool
+from haltere.workers.pool.local import Endpoints, Pool
 from haltere.workers.recipes import Recipe
 from haltere.workers.reducers import azimuthal
 from haltere.workers.reducers.base import Batch, Setup

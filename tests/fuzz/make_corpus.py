@@ -20,7 +20,7 @@ import lz4.block
 import msgspec
 import numpy as np
 
-from haltere.workers import basis, payload, pipe
+from haltere.workers import basis, payload
 from haltere.workers.wire import array_list, documents, messages, simplon, xspress3
 from haltere.workers.wire.messages import (
     Absent,
@@ -49,6 +49,7 @@ from haltere.workers.wire.messages import (
     Welcome,
     Work,
 )
+from haltere.workers.worker import pipe
 
 from ..workers import flying
 from .targets import FILTERS, MARK, SHAPE

@@ -20,18 +20,19 @@ import hdf5plugin
 import msgspec
 import numpy as np
 
-from haltere.workers import basis, payload, pipe, recipes
-from haltere.workers.broker_core import SINK, BrokerCore
+from haltere.workers import basis, payload, recipes
+from haltere.workers.broker.core import SINK, BrokerCore
 from haltere.workers.decode import decode as decode_chunk
 from haltere.workers.errors import ChunkError, FileError, ReductionError, WireError
-from haltere.workers.files import FrameReader
-from haltere.workers.ingest_core import IngestCore, Source
+from haltere.workers.files.frames import FrameReader
+from haltere.workers.files.references import resolve
+from haltere.workers.ingest.core import IngestCore, Source
 from haltere.workers.reducers.base import Chunk
-from haltere.workers.references import resolve
-from haltere.workers.sink_core import SinkCore
+from haltere.workers.sink.core import SinkCore
 from haltere.workers.wire import array_list, documents, messages, simplon, xspress3
 from haltere.workers.wire.messages import ArraySpec, Claim, Connect, FileSpan, Free, InputSpec
-from haltere.workers.worker_core import WorkerCore
+from haltere.workers.worker import pipe
+from haltere.workers.worker.core import WorkerCore
 
 from ..workers import flying
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from haltere.workers.ingest_core import Source
+from haltere.workers.ingest.core import Source
 from haltere.workers.recipes import Recipe
 
 from .model import DTYPE, SHAPE, Detector

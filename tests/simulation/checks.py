@@ -12,17 +12,20 @@ import numpy as np
 from haltere.callbacks import dispatch_window
 from haltere.callbacks.dispatch_core import DispatchCore
 from haltere.callbacks.recording import Recorder
-from haltere.workers import broker_queue, broker_waiting, sink_core, worker_core
-from haltere.workers.broker_batch import State
-from haltere.workers.broker_core import BrokerCore
-from haltere.workers.ingest_core import Source
-from haltere.workers.ledger_reader import LedgerReader
-from haltere.workers.ledger_rows import BatchRow, Group, Outcome
+from haltere.workers.broker import queue as broker_queue
+from haltere.workers.broker import waiting as broker_waiting
+from haltere.workers.broker.batch import State
+from haltere.workers.broker.core import BrokerCore
+from haltere.workers.ingest.core import Source
+from haltere.workers.ledger.reader import LedgerReader
+from haltere.workers.ledger.rows import BatchRow, Group, Outcome
 from haltere.workers.payload import unpack as unpack_arrays
-from haltere.workers.sink_core import SinkCore
+from haltere.workers.sink import core as sink_core
+from haltere.workers.sink.core import SinkCore
 from haltere.workers.wire.documents import Document, unpack
 from haltere.workers.wire.messages import LIVE, LOST, QUARANTINED, STATUS_NAMES, Work
-from haltere.workers.worker_core import PREFETCH, WorkerCore
+from haltere.workers.worker import core as worker_core
+from haltere.workers.worker.core import PREFETCH, WorkerCore
 
 from .model import Detector, Nature, expected_rows
 

@@ -10,7 +10,7 @@ from haltere.callbacks.dispatch_core import DispatchCore
 from haltere.callbacks.journal import Journal
 from haltere.callbacks.recorder import Question
 from haltere.callbacks.recording import Recorder, answer
-from haltere.workers.ledger_reader import LedgerReader
+from haltere.workers.ledger.reader import LedgerReader
 from haltere.workers.recipes import Recipe
 from haltere.workers.wire import documents as wire
 from haltere.workers.wire.documents import Cursor, Document, Documents, Fetch

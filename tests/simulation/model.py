@@ -180,7 +180,7 @@ class Detector:
 
 
 class Files:
-    """The detectors' files: rows come with time, some never. What :class:`haltere.workers.reading.Reader` asks for."""
+    """The detectors' files, as :mod:`haltere.workers.worker.reading` asks: rows come with time, some never."""
 
     def __init__(self) -> None:
         self.now = 0.0

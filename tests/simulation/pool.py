@@ -11,18 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from haltere.workers.broker_core import SINK, BrokerCore
-from haltere.workers.broker_core import Send as BrokerSend
-from haltere.workers.ingest_core import Fate, IngestCore, Source
-from haltere.workers.ledger import Ledger
-from haltere.workers.ledger_reader import LedgerReader
-from haltere.workers.ledger_rows import Group
-from haltere.workers.pipe import BETWEEN, SETTING_UP, At, Failed
-from haltere.workers.reading import Reading
-from haltere.workers.reducing import Reducing
-from haltere.workers.sink_core import REMEMBERED, SinkCore
-from haltere.workers.sink_core import Send as SinkSend
-from haltere.workers.sink_tellers import Tellers
+from haltere.workers.broker.core import SINK, BrokerCore
+from haltere.workers.broker.core import Send as BrokerSend
+from haltere.workers.ingest.core import Fate, IngestCore, Source
+from haltere.workers.ledger.reader import LedgerReader
+from haltere.workers.ledger.rows import Group
+from haltere.workers.ledger.writer import Ledger
+from haltere.workers.sink.core import REMEMBERED, SinkCore
+from haltere.workers.sink.core import Send as SinkSend
+from haltere.workers.sink.tellers import Tellers
 from haltere.workers.wire.messages import (
     Beat,
     Block,
@@ -39,8 +36,11 @@ from haltere.workers.wire.messages import (
     decode,
     encode,
 )
-from haltere.workers.worker import PAUSES
-from haltere.workers.worker_core import Action, ToBroker, WorkerCore
+from haltere.workers.worker.core import Action, ToBroker, WorkerCore
+from haltere.workers.worker.pipe import BETWEEN, SETTING_UP, At, Failed
+from haltere.workers.worker.process import PAUSES
+from haltere.workers.worker.reading import Reading
+from haltere.workers.worker.reducing import Reducing
 
 from .model import Hung, Killed, Memory
 from .process import Parts, Process
@@ -59,7 +59,7 @@ SOCKET = 40
 
 
 class Broker(Process):
-    """As ``workers/broker.py``."""
+    """As ``workers/broker/process.py``."""
 
     core: BrokerCore
 
@@ -103,7 +103,7 @@ class Broker(Process):
 
 
 class Sink(Process):
-    """As ``workers/sink.py``, with a NeXus file that is only waited for."""
+    """As ``workers/sink/process.py``, with a NeXus file that is only waited for."""
 
     core: SinkCore
     ledger: Ledger
@@ -239,7 +239,7 @@ class Sink(Process):
 
 
 class Ingest(Process):
-    """As ``workers/ingest.py``, with memory of its own make."""
+    """As ``workers/ingest/process.py``, with memory of its own make."""
 
     core: IngestCore
     memory: Memory
@@ -372,7 +372,7 @@ class Reducer:
 
 
 class Worker(Process):
-    """As ``workers/worker.py``, with its child within."""
+    """As ``workers/worker/process.py``, with its child within."""
 
     core: WorkerCore
 

@@ -7,7 +7,7 @@ from math import inf
 from random import Random
 from typing import Final
 
-from haltere.workers.broker_core import Times
+from haltere.workers.broker.core import Times
 from haltere.workers.wire.messages import Policy
 
 from .model import Nature
@@ -133,12 +133,12 @@ KINDS: Final = {
 """Faults, and how often each is drawn among them."""
 
 LIMITS: Final = {
-    "haltere.workers.worker_core.MAX_KEPT": (2, 4),
-    "haltere.workers.sink_core.MAX_BUFFER": (2000, 6000),
-    "haltere.workers.sink_core.MAX_CONTROLS": (2, 6),
-    "haltere.workers.broker_queue.FILES_QUEUED": (2, 4),
-    "haltere.workers.broker_waiting.MAX_BLOCKS": (4, 20),
-    "haltere.workers.broker_rings.MAX_FREE": (1, 3),
+    "haltere.workers.worker.core.MAX_KEPT": (2, 4),
+    "haltere.workers.sink.core.MAX_BUFFER": (2000, 6000),
+    "haltere.workers.sink.core.MAX_CONTROLS": (2, 6),
+    "haltere.workers.broker.queue.FILES_QUEUED": (2, 4),
+    "haltere.workers.broker.waiting.MAX_BLOCKS": (4, 20),
+    "haltere.workers.broker.rings.MAX_FREE": (1, 3),
     "haltere.callbacks.dispatch_window.WINDOW": (1, 4),
     "haltere.callbacks.recording.ROWS": (1, 5),
     "haltere.callbacks.recording.FINISHED_KEPT": (1, 1),

@@ -15,11 +15,11 @@ from multiprocessing import get_context
 from typing import Any, Final
 
 from haltere.callbacks.processed_cursor import CURSOR
-from haltere.workers.broker_batch import BATCH
+from haltere.workers.broker.batch import BATCH
 from haltere.workers.frame_life import FRAME
-from haltere.workers.sink_books import RUN
+from haltere.workers.sink.books import RUN
 from haltere.workers.states import StateTable
-from haltere.workers.worker_unit import UNIT
+from haltere.workers.worker.unit import UNIT
 
 from .scenario import KINDS, draw
 from .world import simulate

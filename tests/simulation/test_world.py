@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from haltere.workers.broker_batch import Batch
-from haltere.workers.broker_rings import Rings
-from haltere.workers.broker_stream import Stream
+from haltere.workers.broker.batch import Batch
+from haltere.workers.broker.rings import Rings
+from haltere.workers.broker.stream import Stream
 from haltere.workers.frame_life import FrameEvent
-from haltere.workers.reading import Reading
-from haltere.workers.sink_core import SinkCore
+from haltere.workers.sink.core import SinkCore
 from haltere.workers.wire.messages import Ack
+from haltere.workers.worker.reading import Reading
 
 from .scenario import Fault, Frames, Scan, Scenario, draw, quiet
 from .soak import main

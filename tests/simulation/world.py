@@ -19,10 +19,10 @@ from zlib import crc32
 
 import msgspec
 
-from haltere.workers import reading, reducing
-from haltere.workers.ingest_core import Source
+from haltere.workers.ingest.core import Source
 from haltere.workers.wire import documents as wire
 from haltere.workers.wire.messages import decode
+from haltere.workers.worker import reading, reducing
 
 from .beamline import HELD, RECIPES, Run
 from .checks import Checks

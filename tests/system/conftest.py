@@ -14,8 +14,8 @@ import pytest
 import zmq
 
 from haltere.workers.assets import AssetStore
-from haltere.workers.ledger_reader import LedgerReader
-from haltere.workers.pool import Pool
+from haltere.workers.ledger.reader import LedgerReader
+from haltere.workers.pool.local import Pool
 from haltere.workers.wire.messages import (
     VERSION,
     Ack,

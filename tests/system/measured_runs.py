@@ -16,7 +16,7 @@ import numpy as np
 from haltere.backfill import backfill
 from haltere.callbacks.dispatch import Dispatcher
 from haltere.callbacks.rewriting import Rewriting
-from haltere.workers.ledger_rows import BatchRow
+from haltere.workers.ledger.rows import BatchRow
 from haltere.workers.settings import Settings, load
 from haltere.workshop import Workshop
 

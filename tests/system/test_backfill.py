@@ -19,7 +19,7 @@ import pytest
 from haltere.backfill import Advance, Backfilled, backfill
 from haltere.rereduce import rereduce
 from haltere.workers.errors import FileError, ReductionError, SettingsError
-from haltere.workers.ledger_reader import LedgerReader
+from haltere.workers.ledger.reader import LedgerReader
 from haltere.workers.recipes import Recipe
 from haltere.workshop import Workshop
 

@@ -25,7 +25,7 @@ from haltere.interactive import namespace
 from haltere.plans.fly import FlyDetector, fly_grid
 from haltere.session import Session, connect
 from haltere.workers.errors import DetectorError, SettingsError
-from haltere.workers.ledger_reader import LedgerReader
+from haltere.workers.ledger.reader import LedgerReader
 from haltere.workers.reducers import azimuthal
 from haltere.workers.settings import BeamlineSettings, load
 from haltere.workers.wire import simplon

@@ -13,7 +13,7 @@ import pytest
 
 from haltere.workers import recipes
 from haltere.workers.payload import unpack
-from haltere.workers.pool import Chaos, Pool
+from haltere.workers.pool.local import Chaos, Pool
 from haltere.workers.recipes import Recipe
 from haltere.workers.reducers import azimuthal
 from haltere.workers.reducers.base import Batch, Chunk, Setup

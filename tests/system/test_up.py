@@ -16,11 +16,11 @@ import psutil
 import pytest
 
 from haltere.callbacks.following import Follower
-from haltere.workers.ledger_reader import LedgerReader
-from haltere.workers.pool import Pool
-from haltere.workers.pool_file import find
-from haltere.workers.pool_view import AttachedPool
-from haltere.workers.sink_tellers import REASON
+from haltere.workers.ledger.reader import LedgerReader
+from haltere.workers.pool.file import find
+from haltere.workers.pool.local import Pool
+from haltere.workers.pool.view import AttachedPool
+from haltere.workers.sink.tellers import REASON
 
 from ..faults.flight import Flight
 

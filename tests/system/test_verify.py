@@ -20,7 +20,7 @@ from haltere.__main__ import app
 from haltere.backfill import Backfilled, backfill
 from haltere.callbacks.rewriting import Rewriting
 from haltere.verify import Verdict, verify
-from haltere.workers.audit import Account, Word
+from haltere.workers.audit.accounts import Account, Word
 from haltere.workers.errors import PoolError, SettingsError
 from haltere.workshop import Workshop
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from haltere.session import Session
-from haltere.workers.pool import Chaos
+from haltere.workers.pool.local import Chaos
 from haltere.workers.settings import load
 
 ROWS, COLUMNS, DWELL = 6, 20, 0.01

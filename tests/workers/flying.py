@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from haltere.workers.ledger_rows import BatchRow
+from haltere.workers.ledger.rows import BatchRow
 from haltere.workers.payload import Piece, pack
 from haltere.workers.reducers.base import Output
 from haltere.workers.wire.messages import (

@@ -8,7 +8,7 @@ import random
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
-from haltere.workers.ingest_core import IngestCore, Source
+from haltere.workers.ingest.core import IngestCore, Source
 from haltere.workers.wire.messages import Block, Claim, Frames
 
 EIGER = Source("tcp://eiger", 12, (10, 10), "<u2")

@@ -9,10 +9,10 @@ import threading
 
 import numpy as np
 
-from haltere.workers import reducing
 from haltere.workers.errors import ReductionError
 from haltere.workers.reducers.base import Array, Batch, Output, Partial, Reducer, Setup
 from haltere.workers.wire.messages import InputSpec
+from haltere.workers.worker import reducing
 
 DEADLY, HANGING, FAILING = 666.0, 667.0, 668.0
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from haltere.workers.broker_core import MAX_PEERS, SINK, BrokerCore
-from haltere.workers.broker_rings import MAX_FREE
-from haltere.workers.broker_waiting import MAX_BLOCKS
-from haltere.workers.sink_core import SinkCore
+from haltere.workers.broker.core import MAX_PEERS, SINK, BrokerCore
+from haltere.workers.broker.rings import MAX_FREE
+from haltere.workers.broker.waiting import MAX_BLOCKS
+from haltere.workers.sink.core import SinkCore
 from haltere.workers.wire.messages import (
     MAX_CONTROL,
     AnyMessage,
@@ -29,7 +29,7 @@ from haltere.workers.wire.messages import (
     decode,
     encode,
 )
-from haltere.workers.worker_core import WorkerCore
+from haltere.workers.worker.core import WorkerCore
 
 from . import flying
 

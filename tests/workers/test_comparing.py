@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from haltere.workers.comparing import Comparison
-from haltere.workers.ledger_rows import BatchRow
+from haltere.workers.ledger.rows import BatchRow
 from haltere.workers.payload import pack, unpack
 from haltere.workers.wire.messages import LOST
 

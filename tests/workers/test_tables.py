@@ -9,22 +9,22 @@ from typing import Any
 import pytest
 
 from haltere.callbacks.processed_cursor import CURSOR, Cursor
-from haltere.workers.broker_batch import BATCH
+from haltere.workers.broker.batch import BATCH
 from haltere.workers.frame_life import FRAME
-from haltere.workers.sink_books import RUN
+from haltere.workers.processes.watch import PROCESS, Life
+from haltere.workers.sink.books import RUN
 from haltere.workers.states import StateTable
-from haltere.workers.watch import PROCESS, Life
 from haltere.workers.wire.messages import Expect, FileSpan, InputSpec, Nack, RunOpen
-from haltere.workers.worker_unit import UNIT
+from haltere.workers.worker.unit import UNIT
 
 from ..callbacks import test_processed_documents as processed
 from ..simulation.world import simulate
-from . import test_broker_core as broker
-from . import test_sink_core as sink
-from . import test_watch as watch
-from . import test_worker_core as worker
+from .broker import test_core as broker
 from .flying import RUN as RUN_UID
 from .flying import control, results, run_close
+from .processes import test_watch as watch
+from .sink import test_core as sink
+from .worker import test_core as worker
 
 TABLES: list[StateTable[Any, Any]] = [BATCH, CURSOR, FRAME, PROCESS, RUN, UNIT]
 SEEDS = 20

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import inspect
 
-from haltere.workers import pipe
 from haltere.workers.errors import WireError
 from haltere.workers.wire import documents, messages
+from haltere.workers.worker import pipe
 
 CAP = 2**62
 """No number on any wire reaches it."""

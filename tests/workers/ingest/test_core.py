@@ -1,0 +1,290 @@
+"""Ingest's books: every frame that came is announced or named as dropped, and no block is given out twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from haltere.workers.ingest.core import CHAOS, DECIMATED, MALFORMED, RING_FULL, TOO_LARGE, Fate, IngestCore, Source
+from haltere.workers.ingest.series import MAX_CLAIMS, MAX_GAUGED
+from haltere.workers.intervals import IntervalSet
+from haltere.workers.wire.messages import Block, Claim, Dropped, Frames, Policy, decode, encode
+
+EIGER = Source("tcp://127.0.0.1:9999", 12, (514, 1030), "<u2")
+RING = "haltere-1-0"
+
+
+class Ingest:
+    """A core whose clock stands still unless it is set."""
+
+    def __init__(self, size: int, **keywords: int) -> None:
+        self.core = IngestCore(RING, size, **keywords)
+        self.now = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.core, name)
+
+    def place(self, source: Source, frame: int, size: int, encoding: str) -> int | None:
+        """Return the frame's offset, None if it is dropped."""
+        place = self.core.place(source, frame, size, encoding, self.now)
+        assert place is not Fate.WAIT
+        return None if isinstance(place, Fate) else place.offset
+
+    def free(self, ring: str, offsets: list[int], lives: list[int]) -> None:
+        """Give blocks back."""
+        self.core.free(ring, offsets, lives, self.now)
+
+
+def core(size: int = 1 << 20, **keywords: int) -> Ingest:
+    return Ingest(size, **keywords)
+
+
+def announced(messages: list[Frames | Dropped]) -> list[int]:
+    return [block.frame for message in messages if isinstance(message, Frames) for block in message.blocks]
+
+
+def dropped(messages: list[Frames | Dropped]) -> dict[str, list[tuple[int, int]]]:
+    return {message.reason: list(message.ranges) for message in messages if isinstance(message, Dropped)}
+
+
+def test_a_full_group_is_announced_at_once_and_the_rest_when_asked_for() -> None:
+    ingest = core(group=4)
+    for frame in range(6):
+        ingest.place(EIGER, frame, 100, "bslz4")
+    assert announced(ingest.take(everything=False)) == [0, 1, 2, 3]
+    assert announced(ingest.take(everything=True)) == [4, 5]
+    assert not ingest.pending
+
+
+def test_frames_of_different_series_never_share_a_message() -> None:
+    ingest = core()
+    ingest.place(EIGER, 0, 100, "bslz4")
+    ingest.place(EIGER._replace(series=13), 0, 100, "bslz4")
+    first, second = ingest.take(everything=True)
+    assert {first.series, second.series} == {12, 13}
+
+
+def test_a_frame_that_does_not_fit_is_named_as_dropped_and_counted() -> None:
+    ingest = core(1024)
+    offsets = [ingest.place(EIGER, frame, 400, "none") for frame in range(4)]
+    assert offsets.count(None) == 2
+    messages = ingest.take(everything=True)
+    assert announced(messages) == [0, 1]
+    assert dropped(messages) == {RING_FULL: [(2, 4)]}
+    assert ingest.dropped == {RING_FULL: 2}
+
+
+def test_a_freed_block_is_used_again() -> None:
+    ingest = core(1024)
+    first = ingest.place(EIGER, 0, 800, "none")
+    assert first is not None
+    assert ingest.place(EIGER, 1, 800, "none") is None
+    ingest.free(RING, [first], [1])
+    assert ingest.place(EIGER, 2, 800, "none") == first
+
+
+def test_a_free_of_a_blocks_former_life_is_void() -> None:
+    ingest = core(1024)
+    offset = ingest.place(EIGER, 0, 800, "none")
+    assert offset is not None
+    ingest.free(RING, [offset], [1])
+    assert ingest.place(EIGER._replace(series=13), 0, 800, "none") == offset
+    ingest.free(RING, [offset], [1])
+    ingest.free("haltere-1-9", [offset], [2])
+    ingest.free(RING, [offset + 64], [2])
+    ingest.free(RING, [offset], [2, 3])
+    assert ingest.stray_frees == 4
+    assert ingest.place(EIGER, 2, 800, "none") is None
+
+
+def claim(policy: Policy, batch: int = 4) -> Claim:
+    return Claim(EIGER.endpoint, EIGER.series, "run", "eiger", "eiger_image", batch, policy)
+
+
+def test_of_a_series_that_a_run_has_claimed_whole_batches_are_dropped() -> None:
+    ingest = core(20 * 1024)
+    ingest.claim(claim("drop"))
+    for frame in range(100):
+        ingest.now = frame * 0.01
+        ingest.place(EIGER, frame, 960, "none")
+    messages = ingest.take(everything=True)
+    kept = announced(messages)
+    assert 12 <= len(kept) <= 20
+    assert kept == [
+        frame for number in sorted({frame // 4 for frame in kept}) for frame in range(4 * number, 4 * number + 4)
+    ]
+    assert set(dropped(messages)) <= {DECIMATED, RING_FULL}
+
+
+def test_a_batch_that_lost_a_frame_is_not_worth_more_room() -> None:
+    ingest = core(6 * 1024)
+    ingest.claim(claim("drop"))
+    fates = [ingest.place(EIGER, frame, size, "none") for frame, size in enumerate([960, 960, 5000, 10])]
+    assert [fate is not None for fate in fates] == [True, True, False, False]
+    assert dropped(ingest.take(everything=True)) == {RING_FULL: [(2, 4)]}
+
+
+def test_a_detector_that_can_wait_is_made_to_and_loses_nothing() -> None:
+    ingest = core(20 * 1024).core
+    ingest.claim(claim("block"))
+    offsets = []
+    for frame in range(20):
+        block = ingest.place(EIGER, frame, 960, "none", 0.0)
+        assert isinstance(block, Block)
+        offsets.append(block.offset)
+    assert not ingest.fetches(EIGER.endpoint, 1.0)
+    assert ingest.fetches("tcp://another", 1.0)
+    assert ingest.place(EIGER, 20, 960, "none", 1.0) is Fate.WAIT
+    freed = ingest.free(RING, offsets[:2], [1, 2], 2.0)
+    assert [block.frame for block in freed] == [0, 1]
+    assert not ingest.fetches(EIGER.endpoint, 2.0), "it would have to wait again at once"
+    ingest.free(RING, offsets[2:4], [3, 4], 3.0)
+    assert ingest.fetches(EIGER.endpoint, 3.0)
+    assert isinstance(ingest.place(EIGER, 20, 960, "none", 3.0), Block)
+    (gauge,) = ingest.gauge(7, 3.0).series
+    assert gauge.blocked_ms == 2000
+    assert (ingest.frames, ingest.dropped) == (21, {})
+
+
+def test_a_frame_that_no_ring_of_this_size_can_hold_waits_for_none() -> None:
+    ingest = core(2048)
+    ingest.claim(claim("block"))
+    assert ingest.place(EIGER, 0, 4000, "none") is None
+    assert dropped(ingest.take(everything=True)) == {TOO_LARGE: [(0, 1)]}
+
+
+def test_a_claim_said_again_changes_nothing_and_old_ones_are_forgotten() -> None:
+    ingest = core().core
+    ingest.claim(claim("block"))
+    for frame in range(5):
+        ingest.place(EIGER, frame, 64, "none", 0.0)
+    first = ingest.claims.get(EIGER.endpoint, EIGER.series)
+    ingest.claim(claim("block"))
+    assert ingest.claims.get(EIGER.endpoint, EIGER.series) is first
+    for series in range(100, 400):
+        ingest.claim(replace(claim("drop"), series=series))
+    assert len(list(ingest.claims)) == MAX_CLAIMS
+    assert len(ingest.gauge(7, 0.0).series) == MAX_GAUGED
+
+
+def test_chaos_drops_the_same_groups_on_every_run() -> None:
+    ingest = core(drop_every=10, drop_group=20)
+    kept = [frame for frame in range(400) if ingest.place(EIGER, frame, 64, "none") is not None]
+    assert kept == [frame for frame in range(400) if not (180 <= frame < 200 or 380 <= frame < 400)]
+    assert dropped(ingest.take(everything=True)) == {CHAOS: [(180, 200), (380, 400)]}
+
+
+def test_a_garbled_message_is_counted_and_its_frame_named_if_it_is_known() -> None:
+    ingest = core()
+    ingest.garble(EIGER.endpoint, -1, -1)
+    ingest.garble(EIGER.endpoint, 12, 7)
+    assert ingest.malformed == 2
+    assert dropped(ingest.take(everything=True)) == {MALFORMED: [(7, 8)]}
+
+
+def test_a_new_broker_is_told_of_every_block_that_is_held() -> None:
+    ingest = core(group=4)
+    offsets = [ingest.place(EIGER, frame, 100, "bslz4") for frame in range(10)]
+    ingest.take(everything=True)
+    ingest.place(EIGER, 10, 100, "bslz4")
+    ingest.free(RING, [offset for offset in offsets[:3] if offset is not None], [1, 2, 3])
+    assert announced(list(ingest.held())) == [3, 4, 5, 6, 7, 8, 9, 10]
+    assert announced(ingest.take(everything=True)) == []
+
+
+def test_what_could_not_be_sent_goes_with_the_next() -> None:
+    ingest = core(200)
+    ingest.place(EIGER, 0, 64, "none")
+    ingest.place(EIGER, 1, 64, "none")
+    ingest.untake(ingest.take(everything=True))
+    again = ingest.take(everything=True)
+    assert announced(again) == [0]
+    assert dropped(again) == {RING_FULL: [(1, 2)]}
+
+
+def test_a_block_that_nobody_gave_back_is_announced_again_when_it_is_old() -> None:
+    ingest = core()
+    for frame in range(3):
+        ingest.place(EIGER, frame, 100, "none")
+    ingest.take(everything=True)
+    assert ingest.remind() == []
+    offset = ingest.place(EIGER, 3, 100, "none")
+    ingest.free(RING, [0], [1])
+    assert announced(list(ingest.remind())) == [1, 2]
+    assert announced(list(ingest.remind())) == [1, 2, 3]
+    assert offset is not None
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_block_is_reused_only_when_the_frame_that_it_holds_was_freed(data: st.DataObject) -> None:
+    ingest = core(2048, group=2)
+    lives: dict[int, int] = {}
+    """Which life is at each offset."""
+    placed = 0
+    told: list[tuple[int, int]] = []
+    under_way: list[tuple[int, int]] = []
+
+    def hear(messages: list[Frames | Dropped]) -> None:
+        for message in messages:
+            if isinstance(message, Frames):
+                told.extend((block.offset, block.life) for block in message.blocks)
+
+    for _ in range(data.draw(st.integers(1, 60))):
+        what = data.draw(st.sampled_from(["place", "place", "take", "again", "remind", "free", "arrive", "arrive"]))
+        if what == "place":
+            series = data.draw(st.sampled_from([12, 13]))
+            offset = ingest.place(EIGER._replace(series=series), data.draw(st.integers(0, 3)), 400, "none")
+            if offset is not None:
+                assert offset not in lives
+                placed += 1
+                lives[offset] = placed
+        elif what == "take":
+            hear(ingest.take(everything=True))
+        elif what == "again":
+            hear(list(ingest.held()))
+        elif what == "remind":
+            hear(list(ingest.remind()))
+        elif what == "free" and told:
+            under_way.append(data.draw(st.sampled_from(told)))
+        elif what == "arrive" and under_way:
+            offset, life = under_way.pop(data.draw(st.integers(0, len(under_way) - 1)))
+            ingest.free(RING, [offset], [life])
+            if lives.get(offset) == life:
+                del lives[offset]
+        assert ingest.arena.held.keys() == lives.keys()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_every_frame_is_announced_or_dropped_and_blocks_never_overlap(data: st.DataObject) -> None:
+    ingest = core(4096, group=3, drop_every=4, drop_group=2)
+    held: dict[int, tuple[int, int, int]] = {}  # frame: offset, size, life
+    told: list[int] = []
+    gone = IntervalSet()
+    lives = 0
+    frames = data.draw(st.integers(1, 60))
+    for frame in range(frames):
+        size = data.draw(st.integers(1, 900))
+        offset = ingest.place(EIGER, frame, size, "none")
+        if offset is not None:
+            assert all(offset + size <= a or offset >= a + n for a, n, _ in held.values())
+            lives += 1
+            held[frame] = offset, size, lives
+        take, release, everything = (data.draw(st.booleans()) for _ in range(3))
+        if take:
+            for message in ingest.take(everything=everything):
+                told += announced([message])
+                gone.update(message.ranges if isinstance(message, Dropped) else [])
+        if held and release:
+            freed = data.draw(st.sampled_from(sorted(held)))
+            offset, _, life = held.pop(freed)
+            ingest.free(RING, [offset], [life])
+    for message in ingest.take(everything=True):
+        assert decode(encode(message)) == message
+        told += announced([message])
+        gone.update(message.ranges if isinstance(message, Dropped) else [])
+    assert sorted([*told, *(frame for a, b in gone.ranges() for frame in range(a, b))]) == list(range(frames))

@@ -1,0 +1,179 @@
+"""A run whose session is gone is closed by the sink: with what was promised, once, and not before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from haltere.workers.ledger.reader import LedgerReader
+from haltere.workers.ledger.writer import Ledger
+from haltere.workers.sink.core import SinkCore
+from haltere.workers.sink.group import GROUP_SECONDS
+from haltere.workers.sink.tellers import ELSEWHERE, REASON, SILENT, Tellers
+from haltere.workers.wire.messages import Ack, Beat, Bye, Hello, RunClose
+
+from ..flying import RUN, build, control, results
+
+SESSION, NAME = 7, "nano1.12345678:4031:99"
+PEER, BROKER = b"session", b"broker"
+PROMISED = 10
+
+
+class Bench:
+    """A sink's core, its ledger, and what it sees of the session's process: None is nothing."""
+
+    def __init__(self, path: Path, *, now: float = 1000.0, gone: bool | None = False) -> None:
+        self.path = path
+        self.now = now
+        self.gone = gone
+        self.ledger = Ledger(path)
+        tellers = Tellers(self.ledger.tellers(), lambda name: self.gone if name in (NAME, "") else False)
+        self.core = SinkCore(int(now), sessions=self.ledger.sessions(), tellers=tellers, build=build)
+        reader = LedgerReader(path)
+        for row in reader.open_runs():
+            self.core.restore(row, reader.control(row.run), reader.done(row.run))
+        reader.close()
+
+    def tell(self, message: Any, payload: bytes | None = None, peer: bytes = PEER) -> list[Any]:
+        """Say it to the core."""
+        if isinstance(message, Beat):
+            return self.core.unsure(peer, self.now)
+        return self.core.receive(peer, message, payload, self.now)
+
+    def open(self) -> None:
+        """Open a run that promises 10 frames of each stream."""
+        self.tell(Hello(1, "dispatcher", NAME, SESSION))
+        for message in control()[:5]:
+            self.tell(message)
+        self.later()
+
+    def later(self, seconds: float = 0.1) -> list[Any]:
+        """Let time pass, with a turn each second."""
+        said = []
+        until = self.now + seconds
+        while self.now < until:
+            self.now = min(self.now + 1.0, until)
+            self.core.close_abandoned(self.now, 1_700_000_000.0 + self.now)
+            self.now += 2 * GROUP_SECONDS
+            group = self.core.take(self.now)
+            if group is not None:
+                said += self.core.committed(self.ledger.commit(group, self.now), self.now)
+        return said
+
+    @property
+    def closed(self) -> bool:
+        """Whether the run is."""
+        return self.core.runs[RUN].totals is not None
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    bench = Bench(tmp_path / "ledger.db")
+    bench.open()
+    return bench
+
+
+def test_a_session_that_lives_may_be_silent_for_as_long_as_it_likes(bench: Bench) -> None:
+    bench.later(2 * ELSEWHERE)
+    assert not bench.closed
+
+
+def test_a_session_that_is_gone_has_its_run_closed_with_what_was_promised(bench: Bench) -> None:
+    bench.tell(Hello(1, "broker", "broker", 1), peer=BROKER)
+    bench.gone = True
+    bench.later(SILENT - 1)
+    assert not bench.closed
+    said = bench.later(3)
+    assert bench.core.runs[RUN].totals == {"eiger": PROMISED, "pilc": PROMISED}
+    assert bench.core.counters.abandoned == 1
+    (close,) = (message for peer, message in said if peer == BROKER and isinstance(message, RunClose))
+    reader = LedgerReader(bench.path)
+    row = reader.run(RUN)
+    reader.close()
+    assert row is not None
+    assert row.stop == json.loads(close.stop)
+    assert row.stop is not None
+    assert (row.exit_status, row.stop["exit_status"], row.stop["reason"]) == ("fail", "fail", REASON)
+    assert bench.later(10 * SILENT) == [], "it is closed once"
+
+
+def test_beats_say_that_a_session_lives_whatever_can_be_seen_of_it(bench: Bench) -> None:
+    bench.gone = True
+    for _ in range(20):
+        bench.tell(Beat(SESSION))
+        bench.later(SILENT / 2)
+    assert not bench.closed
+
+
+def test_a_session_elsewhere_has_longer(bench: Bench) -> None:
+    bench.gone = None
+    bench.later(ELSEWHERE - SILENT)
+    assert not bench.closed
+    bench.later(2 * SILENT)
+    assert bench.closed
+
+
+def test_a_session_that_takes_its_leave_is_not_waited_for(bench: Bench) -> None:
+    bench.tell(Bye(SESSION + 1))
+    bench.later()
+    assert not bench.closed, "it was another's leave"
+    bench.tell(Bye(SESSION))
+    bench.later(1)
+    assert bench.closed
+
+
+def test_a_close_that_is_not_on_disk_yet_stands_before_the_leave(bench: Bench) -> None:
+    for message in control()[5:]:
+        bench.tell(message)
+    bench.tell(Bye(SESSION))
+    bench.later(3)
+    assert not bench.core.runs[RUN].abandoned
+    assert bench.core.runs[RUN].totals == {"eiger": 20, "pilc": 20}
+
+
+def test_the_next_sink_closes_what_it_finds(bench: Bench) -> None:
+    """As after a session whose own pool ended with it."""
+    again = Bench(bench.path, now=50.0, gone=True)
+    assert not again.closed
+    again.later(SILENT + 2)
+    assert again.core.runs[RUN].abandoned
+    third = Bench(bench.path, now=50.0, gone=True)
+    assert third.core.runs[RUN].abandoned, "it is read in the ledger that nobody else closed it"
+
+
+def test_another_session_that_tells_of_the_run_takes_it_over(bench: Bench) -> None:
+    bench.gone = True
+    bench.tell(Hello(1, "dispatcher", "nano1.12345678:4032:100", SESSION + 1), peer=b"other")
+    bench.tell(control()[0], peer=b"other")
+    bench.later(3 * SILENT)
+    assert not bench.closed
+
+
+def test_who_comes_back_too_late_is_answered_counted_and_told_once(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.gone = True
+    bench.later(SILENT + 2)
+    caplog.clear()
+    rest = control()[5:]
+    for message in rest:
+        bench.tell(message)
+    assert (PEER, Ack(SESSION, len(control()))) in bench.later()
+    assert bench.core.runs[RUN].totals == {"eiger": PROMISED, "pilc": PROMISED}
+    assert bench.core.counters.late == len(rest)
+    assert sum("goes on to tell of it" in record.message for record in caplog.records) == 1
+
+
+def test_it_completes_when_its_frames_are_done_and_is_forgotten(bench: Bench) -> None:
+    bench.gone = True
+    bench.later(SILENT + 2)
+    for message, payload in results():
+        if message.first < PROMISED:
+            bench.tell(message, payload, peer=b"worker")
+    bench.later()
+    assert bench.core.take_finished() == [RUN]
+    bench.core.completed(RUN, 1.0)
+    assert bench.later(3) == []

@@ -1,0 +1,1 @@
+"""Accounts of one run from several sources, compared."""

@@ -1,0 +1,1 @@
+"""The ingest: drains the detectors' streams into a ring in shared memory."""

@@ -1,0 +1,1 @@
+"""The ledger: what was promised and what is done, on disk."""

@@ -1,0 +1,1 @@
+"""The pool: all these processes on one machine, found, asked and ended together."""
