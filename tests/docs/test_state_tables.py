@@ -20,7 +20,7 @@ SHOWN = re.findall(r"^```\{state-table\} haltere\.([\w.]+)$", PAGE, re.MULTILINE
 
 def test_every_table_of_the_code_is_shown() -> None:
     defined = [
-        f"{path.parent.name}.{path.stem}.{name}"
+        f"{'.'.join(path.relative_to(ROOT).with_suffix('').parts)}.{name}"
         for folder in ("workers", "callbacks", "devices", "plans")
         for path in (ROOT / folder).rglob("*.py")
         for name in re.findall(r"^(\w+)(?:: Final)? = StateTable\(", path.read_text(), re.MULTILINE)
