@@ -14,6 +14,7 @@ from typing import Annotated, Final
 
 import typer
 
+from .bench_commands import bench
 from .workers.errors import HaltereError, SettingsError
 
 INTERRUPTED: Final = 130
@@ -25,6 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench, name="bench")
 
 
 class Flip(StrEnum):
@@ -259,22 +261,6 @@ def basis(
     out = out or cfg.with_suffix(".npz")
     made = make_basis(cfg, channels=channels, out=out)
     print(f"{out}: {len(made.components)} components over {channels} channels: {', '.join(made.components)}")
-
-
-@app.command()
-def bench(
-    name: Annotated[str, typer.Argument(help="Which measurement: path.")],
-    frames: Annotated[int, typer.Option(min=100, help="Frames to send.")] = 5000,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that reduce.")] = 2,
-    as_json: Json = False,
-) -> None:
-    """Measure, side by side with a baseline in one run."""
-    from .benchmarks import run
-
-    result = run(name, frames=frames, workers=workers)
-    print(
-        json.dumps(result) if as_json else "\n".join(f"{key:32} {value}" for key, value in result.items()), flush=True
-    )
 
 
 def main() -> None:
