@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import Any, Final
 
 from ...workers.errors import PoolError, SettingsError
-from ...workers.pool import ONE_THREAD
+from ...workers.pool.local import ONE_THREAD
 from .detectors import DETECTORS
 from .tasks import TITLES
 

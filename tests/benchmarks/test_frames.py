@@ -23,7 +23,7 @@ def test_chunks_decode_to_the_frames_with_gaps_and_hot_pixels(dtype: str) -> Non
         assert np.array_equal(decode(Chunk(chunk, "bslz4", SMALL.shape, np.dtype(dtype))), frame)
         assert (frame[20:23] == most).all()
         assert (frame[:, 40:42] == most).all()
-        assert (frame[~SMALL.mask()] < 100).all()
+        assert (frame[~SMALL.mask()] < most - 1).all()
     assert sample.compression == pytest.approx(sample.frames[0].nbytes / len(sample.chunks[0]), rel=0.1)
 
 

@@ -18,6 +18,7 @@ class Clock:
         self.calls: list[tuple[str, int]] = []
 
     def __call__(self) -> float:
+        """Return what time it is."""
         return self.now
 
     def lasting(self, name: str, seconds: float) -> Callable[[int], None]:
