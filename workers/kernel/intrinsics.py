@@ -147,6 +147,21 @@ def memory(typing: Any, address: Any, size: Any) -> Any:
     return BYTES(types.int64, types.int64), generate
 
 
+@intrinsic
+def prefetch(typing: Any, array: Any, offset: Any) -> Any:
+    """``(array, offset)``: have the cache line there brought near; it needn't be in the array."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        made = context.make_array(signature.args[0])(context, builder, given[0])
+        at = builder.gep(builder.bitcast(made.data, I8.as_pointer()), [given[1]], source_etype=I8)
+        kind = ir.FunctionType(ir.VoidType(), [at.type, I32, I32, I32])
+        function = builder.module.declare_intrinsic("llvm.prefetch", (at.type,), kind)
+        builder.call(function, [at, ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), generate
+
+
 # --- patterns --------------------------------------------------------------------------------------------------------
 
 _ARM: Final = platform.machine() in ("aarch64", "arm64")

@@ -13,19 +13,20 @@ from .intrinsics import read8, write8
 from .parts import LOT, Array, Layout
 
 
-class Plan(NamedTuple):
+# Numba knows a named tuple by its class's bare name, and types anew at each call one that looks like another.
+class WholePlan(NamedTuple):
     """``active`` : (1,) 1 if somebody wants frames."""
 
     active: NDArray[np.int64]
 
 
-class State(NamedTuple):
+class WholeState(NamedTuple):
     """``pixels`` : the frames' bytes, one frame after the other."""
 
     pixels: NDArray[np.uint8]
 
 
-INACTIVE = Plan(np.zeros(1, np.int64)), State(np.zeros(0, np.uint8))
+INACTIVE = WholePlan(np.zeros(1, np.int64)), WholeState(np.zeros(0, np.uint8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +47,15 @@ class Whole:
         """Return the cover."""
         return np.ones(shape, bool) if self.cover is None else self.cover
 
-    def plan(self, layout: Layout) -> Plan:
+    def plan(self, layout: Layout) -> WholePlan:
         """Return that it is active."""
-        return Plan(np.ones(1, np.int64))
+        return WholePlan(np.ones(1, np.int64))
 
-    def state(self, layout: Layout, plan: Plan) -> State:
+    def state(self, layout: Layout, plan: WholePlan) -> WholeState:
         """Return memory for a lot."""
-        return State(np.zeros(LOT * layout.pixels * layout.itemsize, np.uint8))
+        return WholeState(np.zeros(LOT * layout.pixels * layout.itemsize, np.uint8))
 
-    def reset(self, plan: Plan, state: State) -> None:
+    def reset(self, plan: WholePlan, state: WholeState) -> None:
         """Empty the frames: tiles that nobody needs stay so."""
         state.pixels.fill(0)
 
@@ -62,7 +63,7 @@ class Whole:
         """Return room for the frames."""
         return {"frames": np.zeros((frames, *layout.shape), layout.dtype)}
 
-    def take(self, plan: Plan, state: State, frames: int, at: int, out: dict[str, Array]) -> None:
+    def take(self, plan: WholePlan, state: WholeState, frames: int, at: int, out: dict[str, Array]) -> None:
         """Copy a lot."""
         shape, dtype = out["frames"].shape[1:], out["frames"].dtype
         taken = state.pixels.view(dtype).reshape(LOT, *shape)[:frames]
