@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from .workers.audit.accounts import listed
 from .workers.wire.messages import STATUS_NAMES
 
 if TYPE_CHECKING:
@@ -131,6 +132,8 @@ def print_verdict(verdict: Verdict) -> None:
     out = Console(highlight=False, soft_wrap=True)
     out.print(f"processed run {verdict.processed_uid} of raw run {verdict.raw_uid}")
     out.print(_account(verdict.frames))
+    for stream, drops in verdict.drops.items():
+        out.print(f"{stream}: seen to be dropped on their way: {listed(drops)}")
     table = Table(box=None, pad_edge=False)
     for name in ("detector", "source", "", ""):
         table.add_column(name)

@@ -36,6 +36,9 @@ class Verdict:
     base: str
     frames: dict[str, dict[str, int]]
     findings: list[Finding] = field(default_factory=list)
+    drops: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Frames of each detector that were seen to be dropped on their way, by cause: what there is to explain those that
+    weren't live. It needn't add up."""
 
     @property
     def agrees(self) -> bool:
@@ -106,6 +109,7 @@ class _Verifying:
             self._uid,
             "stop document" if ledger is None else "ledger",
             {name: account.counts() for name, account in sorted(base.items())},
+            drops={name: account.drops for name, account in sorted(base.items()) if account.drops},
         )
         verdict.findings += self._findings(base, told, bits, seed)
         return verdict
@@ -227,9 +231,10 @@ class _Verifying:
             if "intervals_left_out" in said[stream]:
                 counts = [(name, said[stream][name], n) for name, n in account.counts().items()]
                 wrong = [f"{name} {theirs}, not {mine}" for name, theirs, mine in counts if theirs != mine]
+                wrong += account.other_drops(told[stream])
                 yield judged(stream, "stop document", wrong)
                 continue
-            wrong = account.differences(told[stream]) + told[stream].faults()
+            wrong = account.differences(told[stream]) + told[stream].faults() + account.other_drops(told[stream])
             wrong += [
                 f"{name} {said[stream][name]}, its intervals give {n}"
                 for name, n in told[stream].counts().items()

@@ -164,7 +164,7 @@ class Rig:
             setattr(report, name, sum(each[name] for each in accounting.values()))
         report.duplicates = 0 if row is None else row.duplicates
         status = self.pool.status()
-        report.dropped = dict(self._dropped(status))
+        report.dropped = dict(self._dropped(accounting))
         report.restarts = {name: n for name, each in status["processes"].items() if (n := each["restarts"])}
         if deaths := self._reducers_died():
             report.restarts["reducer"] = deaths
@@ -173,11 +173,10 @@ class Rig:
         report.next_commit = max((gap for gap in gaps if gap), default=None)
         report.note = self.note
 
-    def _dropped(self, status: Mapping[str, Any]) -> Counter[str]:
+    def _dropped(self, accounting: Mapping[str, Mapping[str, Any]]) -> Counter[str]:
         found: Counter[str] = Counter(self.dropped)
-        for run in ((status["broker"] or {}).get("runs") or {}).values():
-            for stream in run["streams"].values():
-                found.update(stream["dropped"])
+        for each in accounting.values():
+            found.update(each["drops"])
         found["no receiver"] += self.hutch.unsent
         return +found
 

@@ -33,6 +33,7 @@ from haltere.workers.wire.messages import (
     Credit,
     Done,
     Dropped,
+    Drops,
     FileSpan,
     Frames,
     Free,
@@ -77,6 +78,7 @@ def conversation() -> list[Message]:
         Claim(LANE.endpoint, 12, flying.RUN, "eiger", "eiger_image", 4, "drop", 5),
         Frames(LANE.endpoint, 12, "haltere-1-1", (4, 6), "<u2", BLOCKS),
         Dropped(LANE.endpoint, 12, [(4, 6), (7, 9)], "ring-full"),
+        Drops(flying.RUN, "eiger", 7, [("decimated", 20), ("ring-full", 4)]),
         Free("haltere-1-1", [0, 128], [0, 1]),
         Credit(7, 2),
         Work(

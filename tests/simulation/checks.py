@@ -199,6 +199,7 @@ class Checks:
             again = {uid: recorded.documents for uid, recorded in recorder.runs.items()}
             for run in world.runs:
                 self._run(run, reader, again)
+            self._drops(reader)
         finally:
             reader.close()
 
@@ -227,6 +228,17 @@ class Checks:
                 f"the {whose}'s documents: {difference(found[row.processed], documents)}"
             )
         self._documents(detectors, [unpack(document) for document in documents], account, statuses)
+
+    def _drops(self, reader: LedgerReader) -> None:
+        """See that no more drops were counted than there were, whoever saw them, however often that was said."""
+        seen: Counter[str] = Counter()
+        for run in self.world.runs:
+            for causes in reader.drops(run.uid).values():
+                seen.update(causes)
+        dropped = self.world.ingest.dropped
+        assert seen <= dropped, f"{seen - dropped} more drops were counted than there were"
+        self.world.counts["drops seen"] += seen.total()
+        self.world.counts["drops"] += dropped.total()
 
     def _account(self, detector: Detector, account: dict[str, Any], reader: LedgerReader, uid: str) -> list[int]:
         """See that each frame is in exactly one interval, as its row says; return the statuses."""

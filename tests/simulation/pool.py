@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -243,6 +243,16 @@ class Ingest(Process):
 
     core: IngestCore
     memory: Memory
+    _former: Counter[str]
+
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(world, name)
+        self._former = Counter()
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """What was dropped in this life and all before, by cause."""
+        return self._former + self.core.dropped
 
     def begin(self) -> None:
         """Make a ring, and greet the broker."""
@@ -264,6 +274,8 @@ class Ingest(Process):
     def end(self) -> None:
         """Take the ring's name away; who has it mapped keeps it."""
         self.memory.gone = True
+        self._former += self.core.dropped
+        self.core.dropped.clear()
 
     def come(self, source: Source, frame: int, data: bytes) -> None:
         """Take a frame from a detector's stream, now or when there is room."""

@@ -104,7 +104,8 @@ def report(tally: Tally, wall: float) -> str:
         f"failed: {counts['commits that failed']}",
         f"duplicates discarded: {counts['duplicates']}; runs that the sink closed for want of a session: "
         f"{counts['runs closed by the sink']}; blocks read though they were given back, and noticed: "
-        f"{counts['reads of blocks that were given back']}",
+        f"{counts['reads of blocks that were given back']}; drops: {counts['drops']}, of these in the ledger: "
+        f"{counts['drops seen']}",
         f"moves of the state tables: {len(tally.moves)} kinds seen, {len(never)} not{': ' if never else ''}"
         + "; ".join(never),
         f"failures: {len(tally.failures)}",

@@ -140,6 +140,7 @@ def test_documents_that_were_changed_are_found(flown: Flown) -> None:
         if name == "stop":
             doc["frames"]["eiger"]["lost"] -= 1
             doc["frames"]["pilc"]["intervals"]["live"] = [[0, 23]]
+            doc["frames"]["pilc"]["drops"] = {"ring-full": 3}
         return doc
 
     with flown.documents(change):
@@ -147,6 +148,7 @@ def test_documents_that_were_changed_are_found(flown: Flown) -> None:
     assert wrong["eiger", "events xrd"] == "frames 9 live; frames 9 not backfilled"
     assert wrong["eiger", "stop document"] == "lost 7, its intervals give 8"
     assert "frames 23 without an end" in wrong["pilc", "stop document"]
+    assert "drops 3 ring-full, not none" in wrong["pilc", "stop document"]
 
 
 def test_a_missing_event_is_found(flown: Flown) -> None:

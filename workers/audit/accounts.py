@@ -42,12 +42,15 @@ class Account:
     expected: int
     sets: tuple[IntervalSet, ...]
     reasons: dict[int, str] = field(default_factory=dict)
+    drops: dict[str, int] | None = None
+    """Frames that were seen to be dropped on their way, by cause; None: the source doesn't say. They needn't add up."""
 
     @classmethod
     def told(cls, said: Mapping[str, Any]) -> Account:
         """Return what a stop document, or the ledger's accounting, says of a detector."""
         sets = tuple(IntervalSet(map(tuple, said.get("intervals", {}).get(name, ()))) for name in STATUS_NAMES)
-        return cls(int(said["expected"]), sets, {int(key): str(why) for key, why in said.get("reasons", {}).items()})
+        reasons = {int(key): str(why) for key, why in said.get("reasons", {}).items()}
+        return cls(int(said["expected"]), sets, reasons, said.get("drops"))
 
     @classmethod
     def of_status(cls, status: Any) -> Account:
@@ -90,6 +93,12 @@ class Account:
             found.append(f"{ranges([(self.expected, seen.end)])} beyond the {self.expected} that were promised")
         return found
 
+    def other_drops(self, other: Account) -> list[str]:
+        """Return whether another account, if it says anything of drops, has seen others."""
+        if None in (self.drops, other.drops) or self.drops == other.drops:
+            return []
+        return [f"drops {listed(other.drops or {})}, not {listed(self.drops or {})}"]
+
     def differences(self, other: Account) -> list[str]:
         """Return where another account says something else."""
         found = []
@@ -112,6 +121,16 @@ def compared(stream: str, source: str, base: Account, other: Account) -> Finding
 def judged(stream: str, source: str, faults: Sequence[str]) -> Finding:
     """Return a finding of what is wrong, which may be nothing."""
     return Finding(stream, source, Word.disagrees if faults else Word.agrees, "; ".join(faults[:MOST_SHOWN]))
+
+
+def listed(drops: Mapping[str, int]) -> str:
+    """Return drops by cause in words, the most first.
+
+    >>> listed({"ring-full": 40, "decimated": 1020}), listed({})
+    ('1020 decimated, 40 ring-full', 'none')
+    """
+    causes = sorted(drops.items(), key=lambda each: (-each[1], each[0]))
+    return ", ".join(f"{frames} {cause}" for cause, frames in causes) or "none"
 
 
 def ranges(some: Sequence[tuple[int, int]]) -> str:

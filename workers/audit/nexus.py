@@ -72,8 +72,9 @@ def _ledger_group(file: h5py.File, stream: StreamOpen, base: Account) -> Finding
     for first, stop, status in group["intervals"][()].tolist():
         intervals.setdefault(status.decode(), []).append((first, stop))
     reasons = {str(frame): why.decode() for frame, _, why in group["reasons"][()].tolist()}
-    told = Account.told({"expected": counts["expected"], "intervals": intervals, "reasons": reasons})
-    wrong = base.differences(told)
+    drops = {cause.decode(): int(frames) for cause, frames in group["drops"][()]} if "drops" in group else None
+    told = Account.told({"expected": counts["expected"], "intervals": intervals, "reasons": reasons, "drops": drops})
+    wrong = base.differences(told) + base.other_drops(told)
     given = told.counts().items()
     wrong += [f"{name} {counts[name]}, its intervals give {n}" for name, n in given if counts[name] != n]
     if silent := Account(base.expected, base.sets, told.reasons).silent():

@@ -76,6 +76,7 @@ class Lane:
     def __init__(self, now: float, *, exists: bool, late: float, quiet: float, spills: bool = False) -> None:
         self.exists = exists
         self.dropped: Counter[str] = Counter()
+        """Frames that were seen to be let go, by cause; of what others dropped unseen nobody knows."""
         self._late = late
         self._came = Marks(late)
         self._promised = Marks(quiet)

@@ -132,7 +132,9 @@ class Stream:
         if reason == SPILLING:
             self.lane.spilling(ingest, ranges, now)
         else:
-            self.lane.drop(ranges, reason, now)
+            # What is done was dropped before, if at all: said late, or twice, it isn't counted again.
+            fresh = [gap for first, stop in ranges for gap in self.done.gaps(first, stop)]
+            self.lane.drop(fresh, reason, now)
 
     def spill(self, message: Spilled, now: float) -> None:
         """Take where frames lie that were spilled, as the sink has it on disk."""

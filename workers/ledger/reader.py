@@ -93,6 +93,20 @@ class LedgerReader:
             for stream, files in frames.items()
         }
 
+    def drops(self, uid: str) -> dict[str, dict[str, int]]:
+        """Return how many frames of each stream were seen to be dropped on their way, by cause.
+
+        As far as is known: what was dropped where nobody looked, or just before the broker that had seen it died, isn't
+        among them. Some may lie beyond the frames that were promised.
+        """
+        query = "select stream, cause, sum(frames) from drops where run=? group by stream, cause order by stream, cause"
+        found: dict[str, dict[str, int]] = {}
+        if not self._db.execute("select 1 from sqlite_master where type='table' and name='drops'").fetchone():
+            return found  # a ledger of before, that no sink has opened since
+        for stream, cause, frames in self._db.execute(query, (uid,)):
+            found.setdefault(stream, {})[cause] = frames
+        return found
+
     def _runs(self, condition: str, *values: Any) -> list[RunRow]:
         rows = self._db.execute(f"select {_RUN_COLUMNS} from runs {condition}", values).fetchall()
         return [
@@ -227,7 +241,8 @@ class LedgerReader:
         dict
             ``{"eiger": {"expected": 2400, "live": 2390, "backfilled": 10, "quarantined": 0, "lost": 0,
             "intervals": {"live": [[0, 60], …], …}, "reasons": {"4031": "…"}}}``. Frames beyond the total of a closed
-            run don't count. Of a stream that was spilled also ``"spilled"``: see :meth:`spilled`.
+            run don't count. Also ``"drops"``, which needn't add up: see :meth:`drops`; and of a stream that was spilled
+            ``"spilled"``: see :meth:`spilled`.
         """
         run = self.run(uid)
         if run is None:
@@ -235,6 +250,7 @@ class LedgerReader:
         done = self.done(run.run)
         expected = self.expected(run.run)
         spilled = self.spilled(run.run)
+        drops = self.drops(run.run)
         report: dict[str, dict[str, Any]] = {}
         for stream in self.streams(run.run):
             sets = done.get((stream.stream, stream.cfg), tuple(IntervalSet() for _ in STATUS_NAMES))
@@ -247,6 +263,7 @@ class LedgerReader:
             ):
                 reasons.update((str(frame), why) for frame, why in _reasons.decode(data) if frame < total)
             report[stream.stream]["reasons"] = reasons
+            report[stream.stream]["drops"] = drops.get(stream.stream, {})
             if stream.stream in spilled:
                 report[stream.stream]["spilled"] = spilled[stream.stream]
         return report

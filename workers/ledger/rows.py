@@ -88,6 +88,9 @@ class Group:
     """Per run that is opened: the session that tells of it, and its name."""
     duplicates: dict[str, int] = field(default_factory=dict)
     """Per run: results that were seen to be duplicates before they came here."""
+    drops: dict[tuple[str, str], tuple[int, list[tuple[str, int]]]] = field(default_factory=dict)
+    """Per run and stream: the epoch of the broker that saw frames being dropped, and how many by cause. These alone are
+    no reason to commit."""
 
     def name_files(self, name: Callable[[RunOpen], str | None]) -> None:
         """Give each run that opens, and has none yet, the path of its NeXus file."""

@@ -38,6 +38,9 @@ create table if not exists consts(
     run text not null, stream text not null, cfg text not null, recipe text not null, name text not null,
     spec blob not null, payload blob not null, after integer not null default 0,
     primary key(run, stream, cfg, recipe, name));
+create table if not exists drops(
+    run text not null, stream text not null, epoch integer not null, cause text not null, frames integer not null,
+    primary key(run, stream, epoch, cause));
 create table if not exists sessions(session integer primary key, serial integer not null);
 create table if not exists tellers(run text primary key, session integer not null, name text not null);
 """
@@ -100,6 +103,7 @@ class Ledger:
                 db.execute("insert or replace into tellers values(?,?,?)", (run, session, name))
             for run, count in group.duplicates.items():
                 db.execute("update runs set duplicates=duplicates+? where run=? and completed is null", (count, run))
+            self._add_drops(group)
             outcome = Outcome(fresh, new)
             db.execute("commit")
         except sqlite3.Error:
@@ -164,6 +168,16 @@ class Ledger:
         # Of a complete run none is counted any more: its documents say how many there were.
         self._db.execute("update runs set duplicates=duplicates+1 where run=? and completed is null", (row.run,))
         return False
+
+    def _add_drops(self, group: Group) -> None:
+        rows = [(run, st, epoch, *each) for (run, st), (epoch, causes) in group.drops.items() for each in causes]
+        for row in rows:
+            # What an epoch's broker says only grows: said late it changes nothing.
+            self._db.execute(
+                "insert into drops select ?,?,?,?,? where exists(select 1 from runs where run=? and completed is null) "
+                "on conflict(run,stream,epoch,cause) do update set frames=max(frames, excluded.frames)",
+                (*row, row[0]),
+            )
 
     def _holds(self, group: Group) -> bool:
         """Return whether all of a group is in the ledger."""

@@ -9,6 +9,8 @@
             status              (n,) u1: the recipes' own, not a copy
             intervals           table of (first, stop, status): frames first to stop − 1 ended so
             reasons             table of (frame, status, reason) of those quarantined or lost
+            drops               table of (cause, frames): frames that were seen to be dropped on their way. They were
+                                reduced later, if a file has them; what was dropped unseen isn't among them
             recipes, cfg        what was made of the frames, and the hash that stands for it
             policy              what becomes of frames that find no room on their way
 
@@ -31,6 +33,7 @@ UNKNOWN: Final = -1
 MAX_REASON: Final = 500
 
 INTERVAL: Final = np.dtype([("first", "i8"), ("stop", "i8"), ("status", "S12")])
+DROP: Final = np.dtype([("cause", "S100"), ("frames", "i8")])
 REASON: Final = np.dtype([("frame", "i8"), ("status", "S12"), ("reason", f"S{MAX_REASON}")])
 
 _MEANING: Final = {
@@ -67,6 +70,7 @@ class LedgerGroup:
         for name, kind, meaning in (
             ("intervals", INTERVAL, "frames [first, stop) ended with this status"),
             ("reasons", REASON, "why a frame has no result"),
+            ("drops", DROP, "frames that were seen to be dropped on their way, by cause"),
         ):
             table = group.create_dataset(name, shape=(0,), maxshape=(None,), chunks=(64,), dtype=kind)
             table.attrs["long_name"] = meaning
@@ -103,6 +107,8 @@ class LedgerGroup:
                     for frame, status in sorted(ends.items())
                 ],
             )
+            drops = sorted(mine.get("drops", {}).items())
+            _fill(group["drops"], [(cause.encode()[:100], frames) for cause, frames in drops])
 
 
 def cut(reason: str) -> str:

@@ -21,6 +21,7 @@ from ..wire.messages import (
     AnyMessage,
     Bye,
     Done,
+    Drops,
     Expect,
     Hello,
     Message,
@@ -127,6 +128,8 @@ class SinkCore:
             return self._control(peer, message, now)
         if isinstance(message, Hello):
             return self._hello(peer, message, now)
+        if isinstance(message, Drops):
+            return self._drops(peer, message, now)
         if isinstance(message, Bye):
             self._bye(peer, message)
         if isinstance(message, Status):
@@ -222,6 +225,16 @@ class SinkCore:
             return []
         self._waiting.begin(now)
         self._waiting.group.control.append((message, None))
+        return []
+
+    def _drops(self, peer: bytes, message: Drops, now: float) -> list[Send]:
+        """Take word of what was dropped: it goes to the disk with what does so anyhow, while the account is open."""
+        run = self.runs.get(message.run)
+        if peer != self._broker:
+            self.counters.unknown += 1
+            return self.unsure(peer, now)
+        if run is not None and message.stream in run.streams and run.phase in (Phase.OPEN, Phase.CLOSED):
+            self._waiting.group.drops[message.run, message.stream] = message.epoch, message.causes
         return []
 
     def _result(self, peer: bytes, message: Result, payload: Any, now: float) -> list[Send]:
@@ -382,6 +395,8 @@ class SinkCore:
     def _check_finished(self, run: RunState) -> None:
         if run.check():
             self._finished.append(run.open.run)
+            # Its NeXus file and its documents are written from one account: nothing is added to that any more.
+            self._waiting.withdraw_drops(run.open.run)
 
     def take_finished(self) -> list[str]:
         """Return the runs of which every frame is on disk since the last call: their files may be closed."""

@@ -75,6 +75,11 @@ class Grouping:
         self.collected.size += len(row.payload)
         self.collected.askers.append(asker)
 
+    def withdraw_drops(self, run: str) -> None:
+        """Leave out what is collected of a run's drops."""
+        drops = self.group.drops
+        self.group.drops = {key: told for key, told in drops.items() if key[0] != run}
+
     def wait(self, now: float) -> float | None:
         """Return how many seconds may pass before a commit is due, None if none will be."""
         if self.flight is not None:

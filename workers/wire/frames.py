@@ -66,6 +66,19 @@ class Dropped(Message, frozen=True, tag="DROPPED"):
     reason: Name
 
 
+class Drops(Message, frozen=True, tag="DROPS"):
+    """So many frames of ``stream`` a broker has seen to be let go since it began, by cause.
+
+    ``Drops("9f-3c", "eiger", 1732271330000, [("decimated", 1020), ("ring-full", 40)])``. ``epoch`` is the broker's:
+    what it says later takes the place of what it said before, and adds to what a broker before it had seen.
+    """
+
+    run: Uid
+    stream: Name
+    epoch: Serial
+    causes: Annotated[list[tuple[Annotated[str, Meta(max_length=100)], Index]], Meta(max_length=32)]
+
+
 class Free(Message, frozen=True, tag="FREE"):
     """These blocks of the ring, by their offsets and lives, may be reused: ``Free("haltere-7-0", [0, 192], [1, 2])``.
 

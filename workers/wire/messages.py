@@ -15,6 +15,7 @@ Connect      session → broker → ingest                pull frames from this 
 Claim        broker → ingest                          this series is of that run: so treat its frames
 Frames       ingest → broker                          these frames are in the ring, there
 Dropped      ingest → broker                          these frames came and were let go, for this reason
+Drops        broker → sink                            so many frames were seen to be let go, for these reasons
 Free         broker → ingest                          these blocks of the ring may be reused
 Gauge        ingest → broker                          I live; so I treat the series that you claimed
 Credit       worker → broker                          I take work up to this many units in all
@@ -62,7 +63,7 @@ from .fields import (
     Text,
     Uid,
 )
-from .frames import Block, Claim, Connect, Dropped, Frames, Free, Gauge, SeriesGauge, Spilled
+from .frames import Block, Claim, Connect, Dropped, Drops, Frames, Free, Gauge, SeriesGauge, Spilled
 from .meeting import MAX_STATUS, Hello, Status, StatusReply, Welcome
 from .results import BACKFILLED, LIVE, LOST, QUARANTINED, STATUS_NAMES, ArraySpec, Done, Result
 from .work import MAX_FILES, Absent, Beat, Bye, Credit, Damaged, Nack, RingSpan, Work
@@ -86,6 +87,7 @@ AnyMessage = (
     | Claim
     | Frames
     | Dropped
+    | Drops
     | Free
     | Gauge
     | Credit
@@ -155,6 +157,7 @@ __all__ = [
     "Damaged",
     "Done",
     "Dropped",
+    "Drops",
     "Expect",
     "FileSpan",
     "Frames",

@@ -23,6 +23,7 @@ from haltere.workers.wire.messages import (
     Damaged,
     Done,
     Dropped,
+    Drops,
     Expect,
     FileSpan,
     Frames,
@@ -438,6 +439,27 @@ def test_a_frame_that_is_nowhere_is_lost_with_the_evidence(bench: Bench) -> None
     (work,) = bench.work()
     assert [(each.frame, each.status) for each in work.absent] == [(2, LOST)]
     assert work.absent[0].reason == "it didn't come live, and no file was announced that has image"
+
+
+def test_the_sink_is_told_of_drops_when_there_are_more_and_now_and_then(bench: Bench) -> None:
+    bench.open()
+    bench.ingest()
+    bench.hear(b"ingest", Dropped(LANE.endpoint, 12, [(2, 3), (8, 10)], "ring-full"))
+    bench.wait(1.0, alive=(b"ingest",))
+    told = Drops("run", "eiger", 1000, [("ring-full", 3)])
+    assert bench.take(Drops) == [(SINK, told)]
+    bench.wait(5.0, alive=(b"ingest",))
+    assert bench.take(Drops) == [(SINK, told)]  # should the word have been lost
+    bench.hear(SINK, Welcome(1, 7, 5000, 500))
+    bench.wait(0.05)
+    assert bench.take(Drops) == [(SINK, told)]  # should the sink have been
+
+
+def test_a_drop_that_is_told_after_its_frame_was_done_is_not_counted(bench: Bench) -> None:
+    bench.open()
+    bench.done([(0, 8)])
+    bench.hear(b"ingest", Dropped(LANE.endpoint, 12, [(2, 3), (7, 9)], "ring-full"))
+    assert bench.core.runs.streams[0].lane.dropped == {"ring-full": 1}
 
 
 def test_a_dropped_frame_that_no_file_has_is_lost_and_says_why(bench: Bench) -> None:

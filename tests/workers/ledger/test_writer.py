@@ -88,6 +88,24 @@ def test_every_frame_is_accounted_for_by_kind_with_its_reason(ledger: Ledger, pa
     assert account["reasons"] == {"5": "bad chunk", "7": "bad chunk"}
 
 
+def test_drops_are_counted_once_however_often_and_by_however_many_brokers_they_are_told(
+    ledger: Ledger, path: Path
+) -> None:
+    for epoch, causes in (
+        (5, [("ring-full", 3)]),
+        (5, [("ring-full", 4), ("decimated", 20)]),
+        (5, [("ring-full", 3)]),  # late
+        (9, [("ring-full", 1)]),
+    ):
+        ledger.commit(Group(drops={(RUN, "eiger"): (epoch, causes)}), 1.0)
+    reader = LedgerReader(path)
+    assert reader.accounting(RUN)["eiger"]["drops"] == {"decimated": 20, "ring-full": 5}
+    assert reader.accounting(RUN)["pilc"]["drops"] == {}
+    ledger.complete(RUN, 2.0)
+    ledger.commit(Group(drops={(RUN, "eiger"): (9, [("ring-full", 7)])}), 3.0)
+    assert reader.drops(RUN) == {"eiger": {"decimated": 20, "ring-full": 5}}
+
+
 def test_frames_beyond_the_total_of_a_closed_run_do_not_count(path: Path) -> None:
     ledger = Ledger(path)
     ledger.commit(Group(control=[(run_open(), None), (EIGER, None), (run_close(3, 6), None)]), 1.0)

@@ -361,7 +361,8 @@ def test_the_file_holds_the_account_as_a_person_reads_it(path: Path) -> None:
     sets = tuple(IntervalSet() for _ in range(4))
     mark(sets, 0, bytes([0, 0, 0, 0, 0, 2, 3, 0]))
     reasons = {"5": "a chunk that doesn't decode", "6": "ä" * 400}
-    told = {"eiger": {**account(sets, 8, closed=True), "reasons": reasons}}
+    drops = {"ring-full": 1, "decimated": 4}
+    told = {"eiger": {**account(sets, 8, closed=True), "reasons": reasons, "drops": drops}}
     file.finish(run_row(totals={"eiger": 8, "pilc": 0}), told)
     with h5py.File(path) as opened:
         ledger = opened["entry/ledger/eiger"]
@@ -374,6 +375,7 @@ def test_the_file_holds_the_account_as_a_person_reads_it(path: Path) -> None:
         ]
         assert ledger["reasons"][0].tolist() == (5, b"quarantined", b"a chunk that doesn't decode")
         assert ledger["reasons"][1]["reason"].decode() == "ä" * 250
+        assert ledger["drops"][:].tolist() == [(b"decimated", 4), (b"ring-full", 1)]
         assert ledger["status"] == opened["entry/xrd/status"]
         assert ledger["status"][:].tolist() == [0, 0, 0, 0, 0, 2, 3, 0]
         assert json.loads(ledger["recipes"].asstr()[()])["xrd"]["reducer"] == "stub"

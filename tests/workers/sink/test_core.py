@@ -24,6 +24,7 @@ from haltere.workers.wire.messages import (
     QUARANTINED,
     Ack,
     Done,
+    Drops,
     Expect,
     FileSpan,
     Hello,
@@ -98,6 +99,35 @@ def test_control_messages_are_acknowledged_together_after_the_commit(bench: Benc
     for message in control():
         assert bench.tell(DISPATCHER, message) == []
     assert bench.commit() == [(DISPATCHER, Ack(7, len(control())))]
+
+
+def test_drops_are_committed_with_what_is_committed_anyhow_and_only_the_brokers(bench: Bench) -> None:
+    bench.open()
+    bench.tell(BROKER, Hello(1, "broker", "broker", 3))
+    bench.tell(BROKER, Drops(RUN, "eiger", 3, [("ring-full", 2)]))
+    bench.tell(DISPATCHER, Drops(RUN, "eiger", 3, [("ring-full", 99)]))
+    bench.tell(BROKER, Drops(RUN, "nobody", 3, [("ring-full", 99)]))
+    bench.tell(BROKER, Drops("other", "eiger", 3, [("ring-full", 99)]))
+    assert bench.commit() == []
+    bench.tell(BROKER, Drops(RUN, "eiger", 3, [("decimated", 8), ("ring-full", 2)]))
+    bench.tell(DISPATCHER, control()[3])
+    bench.commit()
+    assert bench.accounting()["eiger"]["drops"] == {"decimated": 8, "ring-full": 2}
+
+
+def test_drops_that_are_told_when_the_account_is_closed_change_it_no_more(bench: Bench) -> None:
+    bench.open(len(control()))
+    bench.tell(BROKER, Hello(1, "broker", "broker", 3))
+    bench.tell(BROKER, Drops(RUN, "eiger", 3, [("ring-full", 2)]))
+    for stream in (EIGER, PILC):
+        for first in range(0, FRAMES, BATCH):
+            bench.tell(WORKER, *result(stream, first))
+    bench.commit()
+    assert bench.finished == [RUN]
+    bench.tell(BROKER, Drops(RUN, "eiger", 3, [("ring-full", 5)]))
+    bench.tell(WORKER, *result(EIGER, 0))  # a duplicate, which is counted on the disk
+    assert bench.commit() == []
+    assert bench.accounting()["eiger"]["drops"] == {"ring-full": 2}
 
 
 def test_a_gap_in_the_serials_is_waited_for(bench: Bench) -> None:
