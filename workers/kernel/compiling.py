@@ -28,6 +28,10 @@ CHECKED: Final = os.environ.get("HALTERE_KERNEL_CHECKED") == "1"
 OPTIONS: Final = {"nogil": True, "error_model": "numpy", "boundscheck": CHECKED}
 
 
+MODERN: Final = ("x86-64-v", "haswell", "broadwell", "skylake", "cascadelake", "icelake", "sapphirerapids", "znver")
+"""Beginnings of names, as ``NUMBA_CPU_NAME`` may give them, of CPUs that have SSSE3."""
+
+
 def inner(function: Function) -> Function:
     """Compile what is called by compiled code only: it ends in its callers' machine code, and isn't kept by itself."""
     return cast(Function, numba.njit(**OPTIONS)(function))
@@ -74,6 +78,13 @@ def _machine() -> Iterable[object]:
     yield from (sys.version_info[:2], numba.__version__, llvmlite.__version__, CHECKED, config.OPT)
     yield config.CPU_NAME or llvmlite.binding.get_host_cpu_name()
     yield config.CPU_FEATURES if config.CPU_FEATURES is not None else llvmlite.binding.get_host_cpu_features().flatten()
+
+
+def has(feature: str) -> bool:
+    """Return whether the CPU that is compiled for has this feature, as LLVM calls it; False if that isn't known."""
+    if config.CPU_NAME not in (None, "host"):
+        return str(config.CPU_NAME).startswith(MODERN)
+    return bool(llvmlite.binding.get_host_cpu_features().get(feature))
 
 
 class _Locator(caching._CacheLocator):  # type: ignore[misc]  # Numba has no types

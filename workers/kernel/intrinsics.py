@@ -16,7 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic as _intrinsic
 
-from .compiling import CHECKED
+from .compiling import CHECKED, has
 
 intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = _intrinsic
 
@@ -165,20 +165,20 @@ def prefetch(typing: Any, array: Any, offset: Any) -> Any:
 # --- patterns --------------------------------------------------------------------------------------------------------
 
 _ARM: Final = platform.machine() in ("aarch64", "arm64")
+_PSHUFB: Final = platform.machine() in ("x86_64", "AMD64") and has("ssse3")
 
 
 def permute16(builder: Any, value: Any, places: Any) -> Any:
     """Return ``value[places[i]]`` for 16 bytes; places are below 16.
 
-    Written out, LLVM makes x86's ``pshufb`` of it, and something slower where there is none; for ARM's ``tbl`` it
-    must be told.
+    LLVM has no word for it, CPUs have; elsewhere it is written out.
     """
     kind = vector(I8, 16)
-    if _ARM:
-        table = builder.module.declare_intrinsic(
-            "llvm.aarch64.neon.tbl1.v16i8", (), ir.FunctionType(kind, [kind, kind])
+    if _ARM or _PSHUFB:
+        name = "llvm.aarch64.neon.tbl1.v16i8" if _ARM else "llvm.x86.ssse3.pshuf.b.128"
+        return builder.call(
+            builder.module.declare_intrinsic(name, (), ir.FunctionType(kind, [kind, kind])), [value, places]
         )
-        return builder.call(table, [value, places])
     made = ir.Constant(kind, ir.Undefined)
     for i in range(16):
         place = builder.extract_element(places, ir.Constant(I32, i))
@@ -278,13 +278,13 @@ transpose16, transpose32 = _transposer(16), _transposer(32)
 8 times as many bytes, one per pixel."""
 
 
-def _tester(width: int) -> Callable[..., Any]:
+def _tester(width: int, planes_tested: int = 8) -> Callable[..., Any]:
     @intrinsic
     def covered(typing: Any, planes: Any, offset: Any, plane: Any, cover: Any, cover_offset: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
             kind = vector(I64, width // 8) if width > 1 else I8
             any_bit = None
-            for i in range(8):
+            for i in range(planes_tested):
                 place = builder.add(given[1], builder.mul(given[2], ir.Constant(I64, i)))
                 row = load(builder, pointer(context, builder, signature.args[0], given[0], place, width), kind)
                 any_bit = row if any_bit is None else builder.or_(any_bit, row)
@@ -303,3 +303,6 @@ def _tester(width: int) -> Callable[..., Any]:
 covered1, covered64 = _tester(1), _tester(64)
 """``(planes, offset, plane, cover, cover_offset) -> int64``: not 0 if a bit that the cover has is set in one of 8 bit
 planes, ``plane`` bytes apart, over so many bytes."""
+
+covered64_one = _tester(64, 1)
+"""The same, of one bit plane."""
