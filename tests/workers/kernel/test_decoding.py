@@ -67,7 +67,7 @@ def test_what_nobody_covers_does_not_disturb_what_somebody_does() -> None:
 
 
 def test_a_damaged_chunk_is_named() -> None:
-    frame = counts((100, 100), "<u2")
+    frame = counts((101, 101), "<u2")
     whole = bslz4(frame)
     kernel = Kernel(frame.shape, "<u2", {"all": Whole()})
     for data in (whole.data[:-30], bytes(whole.data) + b"more", whole.data[:9]):
