@@ -32,7 +32,8 @@ def decode(chunk: Chunk) -> NDArray[Any]:
     """Return the frame.
 
     The declared sizes are compared with shape × dtype before anything is decompressed, so that no header can ask for
-    memory. LZ4 has no checksum: about one corrupted chunk in twenty decodes to a wrong frame of the right size.
+    memory. LZ4 has no checksum: about one corrupted chunk in twenty decodes to a wrong frame of the right size. One
+    with the offset 0, which LZ4 forbids, is among them here; :mod:`.kernel` refuses it.
 
     Parameters
     ----------

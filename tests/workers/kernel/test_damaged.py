@@ -52,8 +52,8 @@ def kernel(shape: tuple[int, ...], dtype: str) -> Kernel:
 
 def decoded(chunk: Chunk) -> NDArray[np.unsignedinteger]:
     """Return the frame as the kernel decodes it."""
-    frames: NDArray[np.unsignedinteger] = kernel(chunk.shape, chunk.dtype.str).run([chunk])["all"]["frames"]
-    return frames[0]
+    frame: NDArray[np.unsignedinteger] = kernel(chunk.shape, chunk.dtype.str).run([chunk])["all"]["frames"][0]
+    return frame
 
 
 def offsets(block: bytes) -> Iterator[int]:
