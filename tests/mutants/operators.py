@@ -42,36 +42,64 @@ NOT_ITS_OWN: Final = frozenset(
 """Fields of statements that are other statements, or declarations."""
 
 
+class Place(NamedTuple):
+    """A statement that is changed, and the names of the classes and functions that it stands in."""
+
+    statement: ast.stmt
+    where: str
+
+
 class Mutant(NamedTuple):
-    """A changed module. ``key`` names the change by its place and its texts, so that it outlives other lines."""
+    """A changed module."""
 
     line: int
     key: str
-    source: str
+    """Names the change by its place and its texts, so that it outlives other lines."""
+    place: int
+    """Number of the changed statement among ``places``."""
+    change: int
+    """Number of the change among those of this statement."""
+
+
+def places(tree: ast.Module) -> list[Place]:
+    """Return the statements that are changed."""
+    return list(_statements(tree, ""))
 
 
 def mutants(source: str) -> Iterator[Mutant]:
     """Yield every mutant of a module."""
-    tree = ast.parse(source)
     seen: dict[str, int] = {}
-    for place, where in _statements(tree, ""):
-        for changed in _changes(place):
-            before, after = _first_line(place), _first_line(changed)
-            key = f"{where}: {before}  →  {after}"
+    for number, (statement, where) in enumerate(places(ast.parse(source))):
+        for change, changed in enumerate(_changes(statement)):
+            key = f"{where}: {_first_line(statement)}  →  {_first_line(changed)}"
             seen[key] = seen.get(key, 0) + 1
             if seen[key] > 1:
                 key += f"  ({seen[key]})"
-            yield Mutant(place.lineno, key, _replaced(tree, place, changed))
+            yield Mutant(statement.lineno, key, number, change)
 
 
-def _statements(node: ast.AST, where: str) -> Iterator[tuple[ast.stmt, str]]:
-    """Yield the statements in functions, with the names of these."""
+def mutated(source: str, mutant: Mutant) -> ast.Module:
+    """Return a mutant of a module."""
+    tree = ast.parse(source)
+    old = places(tree)[mutant.place].statement
+    new = list(_changes(old))[mutant.change]
+
+    class Replace(ast.NodeTransformer):
+        def visit(self, node: ast.AST) -> ast.AST:
+            return ast.copy_location(new, old) if node is old else self.generic_visit(node)
+
+    changed = Replace().visit(tree)
+    assert isinstance(changed, ast.Module)
+    return ast.fix_missing_locations(changed)
+
+
+def _statements(node: ast.AST, where: str) -> Iterator[Place]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef | ast.ClassDef):
             yield from _statements(child, f"{where}.{child.name}".lstrip("."))
         elif isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):
             if isinstance(child, ast.stmt) and where and not _quiet(child, node):
-                yield child, where
+                yield Place(child, where)
             yield from _statements(child, where)
 
 
@@ -87,8 +115,12 @@ def _quiet(statement: ast.stmt, parent: ast.AST) -> bool:
     return False
 
 
-def _changes(statement: ast.stmt) -> Iterator[ast.stmt]:
-    """Yield changed copies of a statement; of a compound one only its head is changed."""
+def _changes(statement: ast.stmt) -> list[ast.stmt]:
+    """Return changed copies of a statement, each once; of a compound one only its head is changed."""
+    return list({ast.unparse(ast.fix_missing_locations(each)): each for each in _every_change(statement)}.values())
+
+
+def _every_change(statement: ast.stmt) -> Iterator[ast.stmt]:
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
         yield ast.Pass()
     if isinstance(statement, ast.AugAssign | ast.Delete | ast.Raise):
@@ -119,20 +151,10 @@ def _changes(statement: ast.stmt) -> Iterator[ast.stmt]:
 
 def _expressions(statement: ast.stmt) -> Iterator[ast.expr]:
     """Yield the expressions of a statement's own, not those of statements in it, nor annotations and texts."""
+    if isinstance(statement, ast.Raise):
+        return
     for name, value in ast.iter_fields(statement):
-        if name in (
-            "body",
-            "orelse",
-            "handlers",
-            "finalbody",
-            "cases",
-            "annotation",
-            "decorator_list",
-            "returns",
-            "args",
-        ):
-            continue
-        if isinstance(statement, ast.Raise):
+        if name in NOT_ITS_OWN:
             continue
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, ast.expr):
@@ -199,19 +221,3 @@ def _is_none(value: ast.expr) -> bool:
 
 def _first_line(statement: ast.stmt) -> str:
     return ast.unparse(ast.fix_missing_locations(statement)).splitlines()[0]
-
-
-def _replaced(tree: ast.Module, old: ast.stmt, new: ast.stmt) -> str:
-    class Replace(ast.NodeTransformer):
-        def visit(self, node: ast.AST) -> ast.AST:
-            return new if node is old else self.generic_visit(node)
-
-    changed = Replace().visit(tree)
-    source = ast.unparse(ast.fix_missing_locations(changed))
-
-    class Restore(ast.NodeTransformer):
-        def visit(self, node: ast.AST) -> ast.AST:
-            return old if node is new else self.generic_visit(node)
-
-    Restore().visit(tree)
-    return source

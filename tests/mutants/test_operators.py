@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from .operators import mutants
+from .operators import mutants, mutated
 
 SOURCE = '''
 """Documentation."""
@@ -24,7 +24,7 @@ def test_each_mutant_is_one_change_that_can_be_compiled() -> None:
     found = list(mutants(SOURCE))
     plain = ast.unparse(ast.parse(SOURCE)).splitlines()
     for mutant in found:
-        changed = ast.unparse(ast.parse(mutant.source)).splitlines()
+        changed = ast.unparse(mutated(SOURCE, mutant)).splitlines()
         assert sum(a != b for a, b in zip(plain, changed, strict=True)) == 1
     assert len({mutant.key for mutant in found}) == len(found)
 
