@@ -15,7 +15,7 @@ help:
 	@echo "make check   format, lint, types, import contracts"
 	@echo "make fuzz    fuzz the codecs and the chunk reader for FUZZ_SECONDS ($(FUZZ_SECONDS))"
 	@echo "make mutants see whether the tests notice small changes to the cores (MUTANTS=\"workers.intervals …\" for some)"
-	@echo "make bench   measure the path (haltere bench path)"
+	@echo "make bench   measure the path and the kernel (haltere bench path, haltere bench kernel)"
 	@echo "make docs    build the documentation into docs/_build/html"
 	@echo "make clean   remove what these made"
 
@@ -47,6 +47,7 @@ mutants: $(READY)
 
 bench: $(READY)
 	$(BIN)/haltere bench path
+	$(BIN)/haltere bench kernel
 
 docs: $(READY)
 	$(BIN)/sphinx-build -qW docs docs/_build/html

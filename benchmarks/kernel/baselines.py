@@ -39,10 +39,15 @@ class Baselines:
         self.mask = self.detector.mask()
         self.counted = ~self.mask
 
-    def rows(self, tasks: Sequence[str]) -> list[Row]:
-        """Return those that compete at these tasks."""
-        found = [*self._decoders(), *self._pyfai(), *self._sparse(), *self._numpy()]
-        return [row for row in found if row.task in tasks]
+    def rows(self, tasks: Sequence[str]) -> Iterator[Row]:
+        """Yield those that compete at these tasks."""
+        if "decode" in tasks:
+            yield from self._decoders()
+        for task in tasks:
+            yield from (self._integrate(task, *method) for method in PYFAI.get(task, ()))
+        for split in {"no", "bbox"}.intersection(tasks):
+            yield from self._sparse(split)
+        yield from (row for row in self._numpy() if row.task in tasks)
 
     def chunk(self, turn: int) -> bytes:
         """Return the chunk of that turn."""
@@ -94,11 +99,6 @@ class Baselines:
             data.id.write_direct_chunk((k, 0, 0), chunk)
         return data
 
-    def _pyfai(self) -> Iterator[Row]:
-        for task, methods in PYFAI.items():
-            for split, algorithm in methods:
-                yield self._integrate(task, split, algorithm)
-
     def _integrate(self, task: str, split: str, algorithm: str) -> Row:
         dimensions, variance = 2 if task == "cake" else 1, task == "variance"
 
@@ -111,21 +111,24 @@ class Baselines:
 
         return Row(task, f"pyFAI {split},{algorithm}", Competitor(call), answer)
 
-    def _sparse(self) -> Iterator[Row]:
+    def _sparse(self, split: str) -> Iterator[Row]:
         # No pixel is above it: the list of those isn't what is asked for. It is a C int.
         none = min(np.iinfo(self.sample.dtype).max, np.iinfo(np.int32).max)
-        for split in ("no", "bbox"):
-            product = chunk2sparseCSC(
-                self.counted.astype(np.uint8), self.integrators.engine(1, split, "csc"), self.sample.dtype
-            )
+        engine = self.integrators.engine(1, split, "csc")
+        product = chunk2sparseCSC(self.counted.astype(np.uint8), engine, self.sample.dtype)
 
-            def sums(result: Any) -> Answer:
-                return {"signal": result[2]}
+        def fused(turn: int) -> Array:
+            signal: Array = product(self.chunk(turn), none)[2]
+            return signal
 
-            call = _on_chunks(self, product, none)
-            yield Row(split, "bslz4-to-sparse", Competitor(call), sums)
-            matrix = self.integrators.matrix(1, split)
-            yield Row(split, "scipy CSR", Competitor(_multiply(self, matrix)), lambda signal: {"signal": signal})
+        matrix = self.integrators.matrix(1, split)
+
+        def multiplied(turn: int) -> Array:
+            signal: Array = matrix @ self.frame(turn).ravel().astype(np.float32)
+            return signal
+
+        for engine_name, call in (("bslz4-to-sparse", fused), ("scipy CSR", multiplied)):
+            yield Row(split, engine_name, Competitor(call), lambda signal: {"signal": signal})
 
     def _numpy(self) -> Iterator[Row]:
         boxes, cut = regions(self.detector), crop(self.detector).slices
@@ -148,11 +151,3 @@ class Baselines:
             Competitor(together),
             lambda given: {"intensity": given[0].intensity, "regions": given[1], **given[2]},
         )
-
-
-def _on_chunks(baselines: Baselines, product: Any, cut: int) -> Callable[[int], Any]:
-    return lambda turn: product(baselines.chunk(turn), cut)
-
-
-def _multiply(baselines: Baselines, matrix: Any) -> Callable[[int], Any]:
-    return lambda turn: matrix @ baselines.frame(turn).ravel().astype(np.float32)

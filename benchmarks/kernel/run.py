@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from time import perf_counter
 from typing import Any, Final
 
-from ...workers.errors import PoolError, SettingsError
-from ...workers.pool.local import ONE_THREAD
+from ...workers.errors import SettingsError
 from .detectors import DETECTORS
+from .process import start
 from .tasks import TITLES
 
 DTYPES: Final = ("uint16", "uint32")
@@ -108,31 +105,20 @@ def measure(options: Options) -> dict[str, Any]:
     began = perf_counter()
     described = machine.describe()
     print(machine.line(described), file=sys.stderr, flush=True)
-    cases = [each for name in options.detectors for each in ask("child", {**asdict(options), "detector": name})]
+    cases: list[dict[str, Any]] = []
+    for name in options.detectors:
+        with start("child", {**asdict(options), "detector": name}) as process:
+            cases += process.answers()
+    others: dict[str, Any] = {}
+    if options.beyond:
+        from . import beyond
+
+        others = beyond.measure(options)
     return {
         "benchmark": "kernel",
         "machine": described,
         "options": asdict(options),
         "cases": cases,
+        **others,
         "seconds": round(perf_counter() - began, 1),
     }
-
-
-def ask(module: str, question: dict[str, Any], **environment: str) -> Iterator[dict[str, Any]]:
-    """Run a module of this folder in a process of its own, libraries told to use one thread; yield what it says."""
-    name = f"{__package__}.{module}"
-    with subprocess.Popen(
-        [sys.executable, "-m", name, json.dumps(question)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **ONE_THREAD, **environment},
-    ) as process:
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                yield json.loads(line)
-            code = process.wait()
-        finally:
-            process.kill()
-    if code:
-        raise PoolError(f"python -m {name} ended with exit code {code}; what it wrote above says why")

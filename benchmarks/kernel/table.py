@@ -28,7 +28,27 @@ def text(result: dict[str, Any]) -> str:
                 f"  (least {row['least_ms']:.3f}){faster(row):>10}  {words(row['agreement'])}"
                 for row in rows
             )
+    parts += ["", *_beyond(result)]
     return "\n".join(parts)
+
+
+def _beyond(result: dict[str, Any]) -> Iterable[str]:
+    """Return start-up, sets of instructions and scaling, a line each."""
+    for when, each in result.get("startup", {}).items():
+        spent = f"{each['import_s']:.2f} s import, {each['warm_up_s']:.2f} s machine code"
+        cpu = each["import_cpu_s"] + each["warm_up_cpu_s"]
+        known = "nothing compiled yet" if when == "cold" else "compiled before"
+        yield f"Start-up, {known}: {spent}; {cpu:.2f} s of CPU time."
+    for name, each in result.get("instruction_sets", {}).items():
+        rates = ", ".join(f"{TITLES[task]} {rate:.0f}" for task, rate in each["frames_per_s"].items())
+        yield f"Compiled for {name}: {'the same bits' if each['same_bits'] else 'OTHER BITS'}; frames/s: {rates}."
+    if "scaling" in result:
+        each = result["scaling"]
+        alone = each["frames_per_s"]["one"]
+        yield (
+            f"On {each['cores']} cores, {TITLES[each['task']]}: one thread {alone:.0f} frames/s of wall time; "
+            f"two threads {each['two_threads']:.2f} times as many, two processes {each['two_processes']:.2f} times."
+        )
 
 
 def faster(row: dict[str, Any]) -> str:
@@ -57,6 +77,7 @@ def markdown(result: dict[str, Any]) -> str:
     parts = [f"Measured on {machine.line(result['machine'])}.", ""]
     parts += ["### Frames per second and core", "", *_rates(result), ""]
     parts += ["### Beside the others", "", *_ratios(result)]
+    parts += ["", *(f"- {each}" for each in _beyond(result))]
     return "\n".join(parts)
 
 

@@ -62,14 +62,15 @@ def interleave(
     try:
         for _ in range(rounds):
             for competitor, times in measured:
-                _take_turn(competitor, times, seconds / rounds, clock)
+                take_turn(competitor, times, seconds / rounds, clock)
     finally:
         if collecting:
             gc.enable()
     return [times for _, times in measured]
 
 
-def _take_turn(competitor: Competitor, times: Times, seconds: float, clock: Callable[[], float]) -> None:
+def take_turn(competitor: Competitor, times: Times, seconds: float, clock: Callable[[], float]) -> None:
+    """Let one call until what is left of ``seconds`` is less than a call takes, at least once."""
     spent = 0.0
     while True:
         began = clock()
