@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Tests start hundreds of reducers that live for a second: those that use the kernel load it when they do.
+os.environ.setdefault("HALTERE_WARM_UP", "0")
+
 DATA = Path(os.environ.get("HALTERE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 

@@ -53,7 +53,8 @@ from haltere.workers.wire.messages import (
 from haltere.workers.worker import pipe
 
 from ..workers import flying
-from .targets import FILTERS, MARK, SHAPE
+from ..workers.chunks import bslz4
+from .targets import FILTERS, KERNEL_SHAPES, MARK, SHAPE
 
 CORPUS = Path(__file__).parent / "corpus"
 LANE = LiveLane("tcp://127.0.0.1:9999", "simplon-1", 12, "eiger_image")
@@ -187,6 +188,14 @@ def made() -> Iterator[tuple[str, str, bytes]]:
         yield "chunk", f"bslz4-{dtype[1:]}", bytes([0, place]) + stored(dict(hdf5plugin.Bitshuffle()), dtype, 1)
         yield "chunk", f"lz4-{dtype[1:]}", bytes([1, place]) + stored(dict(hdf5plugin.LZ4()), dtype, 1)
         yield "chunk", f"plain-{dtype[1:]}", bytes([2, place]) + stored({}, dtype, 1)
+    rng = np.random.default_rng(8)
+    for place, shape in enumerate(KERNEL_SHAPES):
+        for kind, dtype in enumerate(("|u1", "<u2", "<u4")):
+            for elements in (0, 64):
+                frame = rng.poisson(0.05, shape).astype(dtype)
+                frame[:, 2::16] = np.iinfo(dtype).max
+                content = bytes(bslz4(frame, elements).data)
+                yield "kernel_chunk", f"bslz4-{place}-{kind}-{elements}", bytes([3 * place, kind]) + content
     yield "chunk", "bare-lz4", bytes([1, 0]) + lz4.block.compress(bytes(2 * 12 * 17), store_size=False)
     for place, filters in enumerate(FILTERS):
         for rows in (1, 2):

@@ -154,6 +154,25 @@ def chunk(data: bytes) -> None:
         assert frame.dtype == dtype
 
 
+KERNEL_SHAPES: Final = ((1, 5), (12, 17), (61, 67), (40, 205))
+
+
+def kernel_chunk(data: bytes) -> None:
+    """Decode a chunk in the kernel; the first two bytes say as what. Whatever it takes the reference decoder takes."""
+    from haltere.workers.kernel import Kernel, Whole, warm_up
+
+    if len(data) < 2:
+        warm_up()
+        return
+    encoding = ("bslz4", "lz4", "none")[data[0] % 3]
+    shape = KERNEL_SHAPES[data[0] // 3 % len(KERNEL_SHAPES)]
+    dtype = np.dtype(("|u1", "<u2", "<u4")[data[1] % 3])
+    one = Chunk(data[2:], encoding, shape, dtype)
+    with suppress(ChunkError):
+        frame = Kernel(shape, dtype, {"frame": Whole()}).run([one])["frame"]["frames"][0]
+        assert np.array_equal(frame, decode_chunk(one))
+
+
 FILTERS: Final[tuple[dict[str, Any], ...]] = (
     dict(hdf5plugin.Bitshuffle()),
     dict(hdf5plugin.LZ4()),
@@ -291,6 +310,7 @@ TARGETS: Final[dict[str, Target]] = {
         result_arrays,
         reducers_pipe,
         chunk,
+        kernel_chunk,
         stored_chunk,
         reference,
         xrf_basis,

@@ -41,10 +41,9 @@ def opened(item: Chunk | Array, layout: Layout, index: int) -> tuple[NDArray[np.
         return np.ascontiguousarray(item).reshape(-1).view(np.uint8), PIXELS
     try:
         if item.encoding == "bslz4":
-            data = np.frombuffer(item.data, np.uint8)
             size = layout.pixels * layout.itemsize
             if check_header(memoryview(item.data).cast("B"), size, "bslz4") == TILE_BYTES:
-                return data, BLOCKS
+                return np.frombuffer(item.data, np.uint8), BLOCKS
         return decode(item).reshape(-1).view(np.uint8), PIXELS
     except ChunkError as error:
         raise ChunkError(f"frame {index}: {error}") from None

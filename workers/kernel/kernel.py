@@ -93,6 +93,18 @@ def reads(dtype: np.dtype[Any]) -> bool:
     return dtype in [np.dtype(each) for each in DTYPES]
 
 
+def check(chunk: Chunk) -> None:
+    """Decode a chunk, if the kernel reads its type.
+
+    Raises
+    ------
+    ChunkError
+        It doesn't decode to its frame.
+    """
+    if reads(chunk.dtype):
+        Kernel(chunk.shape, chunk.dtype, {"frame": whole.Whole()}).run([chunk])
+
+
 def _groups(parts: Mapping[str, Part]) -> list[dict[str, Part]]:
     """Return parts that can share a walk: no two of them need the same slot."""
     groups, left = [], dict(parts)

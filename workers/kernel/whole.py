@@ -56,8 +56,7 @@ class Whole:
         return WholeState(np.zeros(LOT * layout.pixels * layout.itemsize, np.uint8))
 
     def reset(self, plan: WholePlan, state: WholeState) -> None:
-        """Empty the frames: tiles that nobody needs stay so."""
-        state.pixels.fill(0)
+        """Leave what is there: every covered pixel is written, others aren't read."""
 
     def outputs(self, layout: Layout, frames: int) -> dict[str, Array]:
         """Return room for the frames."""

@@ -30,7 +30,7 @@ from ..files.frames import FrameReader
 from ..frame_life import FRAME, STATUS, Frame, FrameEvent
 from ..payload import Piece, pack
 from ..processes.death import on_parents_death
-from ..reducers.base import Array, Batch, Output, Partial, Reducer, Setup
+from ..reducers.base import Array, Batch, Chunk, Output, Partial, Reducer, Setup
 from ..wire.messages import LOST, MAX_CONTROL, Damaged, Nack, RecipeSpec, Result, StreamOpen, Work, encode
 from .pipe import BETWEEN, SETTING_UP, At, Failed, Ready, Record, Reduced, Unframer, frame
 from .reading import Reading, Unreadable
@@ -281,8 +281,13 @@ class Reducing:
 def _damage(batch: Batch, number: int, key: str) -> str:
     """Say why a frame that came live doesn't decode; nothing if it does: then what ails it is its own."""
     (at,) = np.flatnonzero(batch.index == number)
+    chunk = batch.data[key][at]
     try:
-        decode(batch.data[key][at])
+        decode(chunk)
+        if isinstance(chunk, Chunk):
+            from ..kernel import check
+
+            check(chunk)  # it lets less pass
     except ChunkError as error:
         return str(error)[:SHORT]
     return ""
@@ -322,6 +327,10 @@ def serve(channel: socket.socket, settings: ReducingSettings, build: Build) -> N
 
     reducing = Reducing(Path(settings.assets), [Path(root) for root in settings.roots], send, build)
     unframer = Unframer()
+    if os.environ.get("HALTERE_WARM_UP") != "0":  # half a second, or 10 the first time on a machine
+        from ..kernel import warm_up
+
+        warm_up()
     send(Ready())
     while data := channel.recv(1 << 18):
         for record, _ in unframer.feed(data):

@@ -1,0 +1,78 @@
+"""Machine code: compiled once, kept where it can't be another's, and not loaded where nobody reduces."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from haltere.workers.kernel import Kernel, Whole, compiling, warm_up
+from haltere.workers.kernel.walk import walk
+
+
+def python(code: str, **environment: str) -> str:
+    """Return what a new interpreter prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "haltere.workers.recipes, haltere.workers.reducers.azimuthal, haltere.workers.reducers.fluorescence",
+        "haltere.workers.worker.reducing",
+        "haltere.workers.broker.process",
+        "haltere.workers.sink.process",
+        "haltere.workers.pool",
+        "haltere.session",
+    ],
+)
+def test_who_does_not_reduce_does_not_load_numba(module: str) -> None:
+    assert python(f"import sys, {module}; print('numba' in sys.modules)") == "False"
+
+
+def test_one_machine_code_serves_every_type_and_part() -> None:
+    warm_up()
+    for dtype in ("<u1", "<u2", "<u4"):
+        frame = np.ones((20, 30), dtype)
+        Kernel(frame.shape, dtype, {"all": Whole()}).run(frame[None])
+    assert len(walk.signatures) == 1  # type: ignore[attr-defined]
+
+
+def test_the_folder_of_machine_code_is_another_for_other_sources_another_cpu_and_checked_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "from haltere.workers.kernel import compiling; print(compiling.folder())"
+    where = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    usual = python(code, **where)
+    assert Path(usual).parent == tmp_path / "haltere"
+    assert Path(usual).stat().st_mode & 0o077 == 0
+    assert python(code, **where) == usual
+    others = {python(code, **where, NUMBA_CPU_NAME="haswell"), python(code, **where, HALTERE_KERNEL_CHECKED="1")}
+    assert len(others | {usual}) == 3 - compiling.CHECKED
+    monkeypatch.setattr(compiling, "__file__", str(tmp_path / "compiling.py"))
+    assert compiling._state() not in usual
+
+
+def test_a_folder_that_others_can_write_is_not_used(tmp_path: Path) -> None:
+    code = "from haltere.workers.kernel import compiling; print(compiling.folder())"
+    made = Path(python(code, NUMBA_CACHE_DIR=str(tmp_path)))
+    made.chmod(0o777)
+    assert python(code, NUMBA_CACHE_DIR=str(tmp_path)) == "None"
+
+
+def test_no_folder_to_write_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    code = (
+        "from haltere.workers.kernel import compiling\n"
+        "@compiling.outer\n"
+        "def twice(n): return 2 * n\n"
+        "print(compiling.folder(), twice(21))"
+    )
+    assert python(code, NUMBA_CACHE_DIR=str(tmp_path / "file")) == "None 42"
