@@ -15,15 +15,25 @@ from numpy.typing import NDArray
 
 from .errors import FileError, ReductionError
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 MAX_CHANNELS: Final = 16384
 MAX_COMPONENTS: Final = 256
 KINDS: Final = ("line", "scatter", "background")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]{0,47}")
-_MEMBERS = {"format", "components", "kinds", "templates", "operator", "energy", "source"}
-_KINDS = {"components": "U", "kinds": "U", "source": "U", "templates": "f", "operator": "f", "energy": "f"}
-_MAX_BYTES = 2 * 8 * MAX_CHANNELS * MAX_COMPONENTS + 65536
+_KINDS = {
+    "components": "U",
+    "kinds": "U",
+    "source": "U",
+    "templates": "f",
+    "operator": "f",
+    "energy": "f",
+    "weights": "f",
+}
+_MEMBERS = {1: {"format", *_KINDS} - {"weights"}, 2: {"format", *_KINDS}}
+"""What each format holds; the first had no weights."""
+
+_MAX_BYTES = 8 * MAX_CHANNELS * (2 * MAX_COMPONENTS + 1) + 65536
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +53,8 @@ class Basis:
         (zero, gain) in keV: channel c is at zero + gain·c.
     source
         What it was made from, for people.
+    weights
+        (channels,) float64, positive: how much a channel's squared misfit counts; None if that isn't known.
     """
 
     components: tuple[str, ...]
@@ -51,6 +63,7 @@ class Basis:
     operator: NDArray[np.float64]
     energy: tuple[float, float]
     source: str = ""
+    weights: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         """Check it.
@@ -75,6 +88,8 @@ class Basis:
                 raise ReductionError(f"basis: {name} must be finite float64")
         if self.templates.shape != self.operator.shape:
             raise ReductionError(f"basis: templates {self.templates.shape}, operator {self.operator.shape}")
+        if self.weights is not None and not _are_weights(self.weights, self.channels):
+            raise ReductionError(f"basis: weights of {self.weights.shape}, expected {self.channels}, positive, finite")
         if not (len(self.energy) == 2 and np.isfinite(self.energy).all() and self.energy[1] > 0):
             raise ReductionError(f"basis: {self.energy} is no energy calibration")
 
@@ -87,6 +102,24 @@ class Basis:
         """Return the components of these kinds."""
         return tuple(name for name, kind in zip(self.components, self.kinds, strict=True) if kind in kinds)
 
+    def covariance(self) -> NDArray[np.float64]:
+        """Return the (components, components) covariance of the areas, where a channel's variance is 1 / weight.
+
+        Added in the order of the channels, not by a BLAS: it is the same to the bit on every host.
+
+        Raises
+        ------
+        ReductionError
+            The basis has no weights.
+        """
+        if self.weights is None:
+            raise ReductionError("the basis has no weights: make it anew (haltere basis CFG)")
+        found = np.zeros((len(self.components),) * 2)
+        for k, row in enumerate(self.operator):
+            products = self.operator[k:] * (row / self.weights)
+            found[k, k:] = found[k:, k] = np.add.accumulate(products, axis=1)[:, -1]
+        return found
+
     def save(self, path: Path | str) -> None:
         """Write it as ``.npz``; equal bases give equal bytes."""
         try:
@@ -97,17 +130,33 @@ class Basis:
     def to_bytes(self) -> bytes:
         """Return it as the bytes of an ``.npz``."""
         content = io.BytesIO()
-        np.savez_compressed(
-            content,
-            format=np.int64(FORMAT),
-            components=np.array(self.components),
-            kinds=np.array(self.kinds),
-            templates=self.templates,
-            operator=self.operator,
-            energy=np.array(self.energy, np.float64),
-            source=np.array(self.source),
-        )
+        members: dict[str, Any] = {
+            "format": np.int64(1 if self.weights is None else FORMAT),
+            "components": np.array(self.components),
+            "kinds": np.array(self.kinds),
+            "templates": self.templates,
+            "operator": self.operator,
+            "energy": np.array(self.energy, np.float64),
+            "source": np.array(self.source),
+        }
+        if self.weights is not None:
+            members["weights"] = self.weights
+        np.savez_compressed(content, **members)
         return content.getvalue()
+
+
+def _are_weights(weights: NDArray[np.float64], channels: int) -> bool:
+    return bool(
+        weights.shape == (channels,)
+        and weights.dtype == np.float64
+        and np.isfinite(weights).all()
+        and (weights > 0).all()
+    )
+
+
+def weights(channels: int, reference: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """Return how much each channel's squared misfit counts: as :func:`operator` has it."""
+    return np.ones(channels) if reference is None else 1 / np.maximum(reference, 1.0)
 
 
 def operator(templates: NDArray[np.float64], reference: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
@@ -126,7 +175,7 @@ def operator(templates: NDArray[np.float64], reference: NDArray[np.float64] | No
     ReductionError
         The templates aren't independent: some component is a mixture of others, or empty.
     """
-    weight = np.ones(templates.shape[1]) if reference is None else 1 / np.sqrt(np.maximum(reference, 1.0))
+    weight = np.sqrt(weights(templates.shape[1], reference))
     weighted = (templates * weight).T
     norms = np.linalg.norm(weighted, axis=0)
     if not norms.all() or np.linalg.cond(weighted / norms) > 1e8:
@@ -154,18 +203,17 @@ def load(source: Path | str | bytes) -> Basis:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = {info.filename.removesuffix(".npy") for info in archive.infolist()}
             size = sum(info.file_size for info in archive.infolist())
-            if members != _MEMBERS or size > _MAX_BYTES:
+            if members not in _MEMBERS.values() or size > _MAX_BYTES:
                 raise ReductionError(f"not a basis: it holds {', '.join(sorted(members))[:200]}, {size} bytes")
-            found = {name: _array(archive.read(f"{name}.npy")) for name in _MEMBERS}
+            found = {name: _array(archive.read(f"{name}.npy")) for name in members}
     except ReductionError:
         raise
     except Exception as error:  # whatever zipfile, zlib and numpy have to say of bytes that aren't theirs
         raise ReductionError(f"not a basis: {error} (make one with: haltere basis CFG)") from None
-    if found["format"].shape or found["format"].dtype.kind != "i" or found["format"] != FORMAT:
-        raise ReductionError(
-            f"a basis of format {found['format']}, expected {FORMAT}: make it anew (haltere basis CFG)"
-        )
-    if any(found[name].dtype.kind != kind for name, kind in _KINDS.items()):
+    written = found["format"]
+    if written.shape or written.dtype.kind != "i" or _MEMBERS.get(int(written)) != members:
+        raise ReductionError(f"a basis of format {written}, expected {FORMAT}: make it anew (haltere basis CFG)")
+    if any(found[name].dtype.kind != kind for name, kind in _KINDS.items() if name in found):
         raise ReductionError("not a basis: its names aren't text, or its numbers no numbers")
     return Basis(
         tuple(map(str, found["components"].ravel())),
@@ -174,6 +222,7 @@ def load(source: Path | str | bytes) -> Basis:
         np.ascontiguousarray(found["operator"]),
         tuple(float(value) for value in found["energy"].ravel()),  # type: ignore[arg-type]
         str(found["source"]),
+        found.get("weights"),
     )
 
 

@@ -73,6 +73,8 @@ def test_components_that_cannot_be_told_apart_are_refused(templates: Any) -> Non
         ({"operator": TEMPLATES * np.nan}, "finite"),
         ({"operator": TEMPLATES.astype("f4")}, "float64"),
         ({"energy": (0.0, -1.0)}, "energy calibration"),
+        ({"weights": np.ones(99)}, "weights"),
+        ({"weights": -np.ones(100)}, "positive"),
     ],
 )
 def test_a_basis_that_contradicts_itself_is_refused(changes: dict[str, Any], says: str) -> None:
@@ -96,7 +98,10 @@ def _archive(**changes: Any) -> bytes:
         (_archive(components=np.array([object()])), "not a basis"),
         (_archive(kinds=None), "not a basis"),
         (_archive(more=np.ones(3)), "not a basis"),
-        (_archive(format=np.int64(2)), "format 2, expected 1"),
+        (_archive(format=np.int64(2)), "format 2, expected 2"),  # without weights it is no such format
+        (_archive(format=np.int64(3)), "format 3, expected 2"),
+        (_archive(format=np.array([1])), "format"),
+        (_archive(format=np.int64(2), weights=np.zeros(100)), "positive"),
         (_archive(energy=np.ones(3)), "energy calibration"),
         (_archive(templates=np.ones((4, 20_000))), "templates"),
     ],
@@ -110,6 +115,24 @@ def test_an_archive_that_would_unpack_to_too_much_is_refused(monkeypatch: pytest
     monkeypatch.setattr(basis, "_MAX_BYTES", 1000)
     with pytest.raises(ReductionError, match="not a basis: it holds"):
         basis.load(small().to_bytes())
+
+
+def test_a_basis_keeps_its_weights_and_one_of_before_has_none(tmp_path: Path) -> None:
+    weighted = small(weights=basis.weights(100, np.arange(100.0)))
+    loaded = basis.load(weighted.to_bytes())
+    np.testing.assert_array_equal(loaded.weights, 1 / np.maximum(np.arange(100), 1))
+    assert loaded.to_bytes() == weighted.to_bytes()
+    assert basis.load(small().to_bytes()).weights is None
+    with pytest.raises(ReductionError, match="no weights: make it anew"):
+        small().covariance()
+
+
+@pytest.mark.parametrize("reference", [None, np.linspace(0, 1e4, 100)])
+def test_the_covariance_is_that_of_the_areas_where_weights_are_inverse_variances(reference: Any) -> None:
+    made = small(operator=basis.operator(TEMPLATES, reference), weights=basis.weights(100, reference))
+    covariance = made.covariance()
+    np.testing.assert_array_equal(covariance, covariance.T)
+    np.testing.assert_allclose(covariance, np.linalg.inv(TEMPLATES * made.weights @ TEMPLATES.T), rtol=1e-9)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ def make_basis(
     # Channels outside the fit range have no say: their templates are 0 there, background included.
     operator = basis.operator(templates, counts)
     digest = hashlib.sha256(content).hexdigest()[:12]
-    made = basis.Basis(names, kinds, templates, operator, energy, f"{path.name} (sha256 {digest}…), PyMca {_version()}")
+    source = f"{path.name} (sha256 {digest}…), PyMca {_version()}"
+    made = basis.Basis(names, kinds, templates, operator, energy, source, basis.weights(channels, counts))
     if out is not None:
         made.save(out)
     return made
