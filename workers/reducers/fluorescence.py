@@ -29,6 +29,8 @@ class Parameters(Struct, frozen=True, kw_only=True):
     give, in this order (:func:`recipe_params` lists them). ``keys`` : the data keys with spectra, None for all named
     ``<device>_channelNN``, or the one of (elements, channels). ``elements`` : those to use, counted from 0, None for
     all; a basis is for elements of the same calibration. ``event_width`` : of the Xspress3, in ticks.
+    ``nonnegative`` : keep areas of lines and of scatter peaks from being negative (not those of the background).
+    ``rois`` : by name the first channel of a region and the one after its last.
     """
 
     basis: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
@@ -36,6 +38,8 @@ class Parameters(Struct, frozen=True, kw_only=True):
     keys: list[str] | None = None
     elements: Annotated[list[Annotated[int, Meta(ge=0, lt=256)]], Meta(min_length=1)] | None = None
     event_width: Annotated[int, Meta(ge=0, le=1023)] = 6
+    nonnegative: bool = False
+    rois: Annotated[dict[str, tuple[int, int]], Meta(max_length=64)] = {}
 
 
 def recipe_params(source: basis.Basis | Path | str, assets: AssetStore, **others: Any) -> dict[str, Any]:
@@ -74,21 +78,31 @@ class Fluorescence(Reducer):
 
     Outputs per frame, float64: for each component its area in counts (``Fe_Ka``) and the standard deviation that
     counting gives it (``Fe_Ka_sigma``); ``dead_time``, the fraction of time in which the elements couldn't count (if
-    the detector tells). In all: ``spectrum``, (elements, channels) int64, counts as measured.
+    the detector tells). For each region (elements,) int64, its counts as measured (``roi_Fe``). In all: ``spectrum``,
+    (elements, channels) int64, counts as measured.
 
     Each element's counts are scaled by ticks / (ticks − dead), dead = allevent·(event_width + 1) + resetticks (the
     Xspress3 driver's formula), then added. Without scalers the factor is 1.
 
-    A frame's areas are summed channel by channel over its own counts (a sparse row times a dense matrix). A dense
-    product would give other last bits for other batch sizes, and on other processors; it isn't faster either where
-    most of 4096 channels are empty.
+    With ``nonnegative`` the fit is that with the least weighted squares among those without negative areas; standard
+    deviations remain those of the unconstrained one.
+
+    Machine code makes the areas (:mod:`haltere.workers.kernel.spectra`): a BLAS would give other last bits for other
+    batch sizes, and on other processors.
     """
+
+    version = 2
 
     def __init__(self, **given: Any) -> None:
         self.params = params.read(Parameters, "fluorescence", given)
         names = self.params.components
         if len(set(names)) != len(names) or not all(re.fullmatch(r"[A-Za-z0-9]\w{0,47}", name) for name in names):
             raise ReductionError(f"fluorescence: components {names} must be names, each once")
+        for name, (first, stop) in self.params.rois.items():
+            if not re.fullmatch(r"\w{1,48}", name) or not 0 <= first < stop <= basis.MAX_CHANNELS:
+                raise ReductionError(
+                    f"fluorescence: rois {name}: {first, stop} must be a name, a first channel and one beyond the last"
+                )
 
     def outputs(self, inputs: tuple[InputSpec, ...]) -> dict[str, Output]:
         """Name the results.
@@ -106,6 +120,10 @@ class Fluorescence(Reducer):
             named[f"{name}_sigma"] = Output("nav", (), "<f8", "counts", f"{label}, standard deviation of the area")
         if source.scalers:
             named["dead_time"] = Output("nav", (), "<f8", "", "fraction of time dead, mean of the elements")
+        for name, (_, stop) in self.params.rois.items():
+            if stop > source.channels:
+                raise ReductionError(f"fluorescence: rois {name} ends at {stop}; there are {source.channels} channels")
+            named[f"roi_{name}"] = Output("nav", (len(source.elements),), "<i8", "counts", f"{name}, per element")
         shape = (len(source.elements), source.channels)
         named["spectrum"] = Output("acc", shape, "<i8", "counts", "sum of all spectra", (".", "energy"))
         named["energy"] = Output("const", (source.channels,), "<f8", "keV", "energy")
@@ -124,9 +142,21 @@ class Fluorescence(Reducer):
             raise ReductionError(
                 f"fluorescence: {', '.join(missing)} isn't in the basis; there are {', '.join(found.components)}"
             )
+        # Numba is loaded and the machine code made ready here, not where a recipe is only looked at.
+        from ..kernel.nnls import NonNegative
+        from ..kernel.spectra import Projection
+
         rows = [found.components.index(name) for name in self.params.components]
-        self._operator = np.ascontiguousarray(found.operator[rows].T)
-        self._squared = self._operator**2
+        self._chosen, self._fit = np.arange(len(rows)), None
+        if self.params.nonnegative:
+            # An area depends on whether the others may be negative, those that nobody asked for too.
+            self._chosen = np.array(rows)
+            self._fit = NonNegative(found.covariance(), np.array([kind != "background" for kind in found.kinds]))
+            self._fit.solve(np.full((1, len(found.components)), -1.0))
+            self._projection = Projection(found.operator, rows)
+        else:
+            self._projection = Projection(found.operator[rows])
+        self._projection.run([np.zeros((1, found.channels), np.uint32)], np.ones((1, 1)))
         zero, gain = found.energy
         return {"energy": zero + gain * np.arange(found.channels)}
 
@@ -134,21 +164,37 @@ class Fluorescence(Reducer):
         """Scale, add and project the spectra of all frames."""
         source, n = self._inputs, len(batch.index)
         spectra = self._spectra(batch)
-        factors, dead_time = self._factors(batch) if source.scalers else (np.ones((len(spectra), n)), None)
-        counts, variances = np.zeros((n, source.channels)), np.zeros((n, source.channels))
-        total = np.zeros((len(spectra), source.channels), np.int64)
-        for element, (measured, factor) in enumerate(zip(spectra, factors, strict=True)):
-            counts += measured * factor[:, None]
-            variances += measured * (factor**2)[:, None]
-            total[element] = measured.sum(axis=0, dtype=np.int64)
-        areas, sigmas = _project(counts, self._operator), np.sqrt(_project(variances, self._squared))
+        factors, dead_time = self._factors(batch) if source.scalers else (np.ones((n, len(spectra))), None)
+        made = self._projection.run(spectra, factors)
+        for element, counts in zip(made.bits.T, spectra, strict=True):
+            if counts.dtype.kind == "i" and (negative := element >> 31 != 0).any():
+                raise ReductionError(f"frame {batch.index[negative.argmax()]}: a negative number of counts")
+        areas = self._settled(batch, made.areas) if self._fit else made.areas
         nav: dict[str, Array] = {}
         for column, name in enumerate(self.params.components):
-            nav[name] = areas[:, column].copy()
-            nav[f"{name}_sigma"] = sigmas[:, column].copy()
+            nav[name] = areas[:, self._chosen[column]].copy()
+            nav[f"{name}_sigma"] = np.sqrt(made.variances[:, column])
+        if not all(np.isfinite(column).all() for column in nav.values()):
+            at = np.logical_or.reduce([~np.isfinite(column) for column in nav.values()]).argmax()
+            raise ReductionError(
+                f"frame {batch.index[at]}: areas too large for a number, with counts times {factors[at].max():.3g} for "
+                "dead time"
+            )
         if dead_time is not None:
             nav["dead_time"] = dead_time
-        return Partial(batch.index, nav, {"spectrum": total})
+        for name, (first, stop) in self.params.rois.items():
+            sums = [counts[:, first:stop].sum(axis=1, dtype=np.int64) for counts in spectra]
+            nav[f"roi_{name}"] = np.stack(sums, axis=1)
+        return Partial(batch.index, nav, {"spectrum": made.total})
+
+    def _settled(self, batch: Batch, areas: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the areas of the fit without negative ones."""
+        assert self._fit is not None
+        found, states = self._fit.solve(areas)
+        if states.any():
+            at = int(states.argmax())
+            raise ReductionError(f"frame {batch.index[at]}: {self._fit.reason(int(states[at]))}")
+        return found
 
     def _source(self, inputs: tuple[InputSpec, ...]) -> _Source:
         specs = {spec.key: spec for spec in inputs}
@@ -181,7 +227,7 @@ class Fluorescence(Reducer):
         return _Source(tuple(keys), elements, shape[0], scalers=all(there))
 
     def _spectra(self, batch: Batch) -> list[Array]:
-        """Return each element's (n, channels) counts."""
+        """Return each element's (n, channels) counts, of 32 bits."""
         found = []
         for key in self._inputs.keys:
             data = batch.data[key]
@@ -194,19 +240,16 @@ class Fluorescence(Reducer):
         for spectra in found:
             if spectra.shape != shape or spectra.dtype.kind not in "iu":
                 raise ShapeMismatch(f"spectra of {spectra.shape} {spectra.dtype}, expected {shape} of integers")
-            if spectra.dtype.kind == "i" and spectra.size and spectra.min() < 0:
-                frame = batch.index[int(np.argmin(spectra.min(axis=1)))]
-                raise ReductionError(f"frame {frame}: a negative number of counts")
-        return found
+        return [_of_32_bits(spectra, batch.index) for spectra in found]
 
     def _factors(self, batch: Batch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the dead-time factors, (elements, n), and the fraction of time dead, (n,)."""
+        """Return the dead-time factors, (n, elements), and the fraction of time dead, (n,)."""
         factors, fractions = [], np.zeros(len(batch.index))
         for key in self._inputs.keys:
             allevent, resetticks, ticks = (np.asarray(batch.data[f"{key}_{name}"], np.float64) for name in SCALERS)
             dead = allevent * (self.params.event_width + 1) + resetticks
             live = ticks - dead
-            if not (good := (live > 0) & (dead >= 0)).all():
+            if not (good := (live > 0) & (dead >= 0) & np.isfinite(ticks)).all():
                 at = int(np.argmin(good))
                 raise ReductionError(
                     f"frame {batch.index[at]}: {key} was dead for {dead[at]:.0f} of {ticks[at]:.0f} ticks: its scalers "
@@ -214,15 +257,23 @@ class Fluorescence(Reducer):
                 )
             factors.append(ticks / live)
             fractions += dead / ticks
-        return np.array(factors), fractions / len(factors)
+        return np.stack(factors, axis=1), fractions / len(factors)
 
 
-def _project(rows: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return rows @ matrix, each row by itself, adding in the order of its channels, empty ones left out."""
-    from scipy import sparse
+def _of_32_bits(spectra: Array, index: NDArray[np.int64]) -> Array:
+    """Return counts as uint32 or int32.
 
-    filled = rows != 0
-    starts = np.concatenate([[0], np.cumsum(filled.sum(axis=1))])
-    sparse_rows = sparse.csr_matrix((rows[filled], np.nonzero(filled)[1], starts), shape=rows.shape)
-    product: NDArray[np.float64] = sparse_rows @ matrix
-    return product
+    Raises
+    ------
+    ReductionError
+        A count is too large for that, or negative.
+    """
+    kind = np.dtype(np.int32 if spectra.dtype.kind == "i" and spectra.dtype.itemsize <= 4 else np.uint32)
+    if spectra.dtype.itemsize == 8 and spectra.size:
+        limit = np.iinfo(np.uint32).max
+        if (wrong := ((spectra < 0) | (spectra > limit)).any(axis=1)).any():
+            at = int(wrong.argmax())
+            low, high = spectra[at].min(), spectra[at].max()
+            culprit = "a negative number of counts" if low < 0 else f"{high} counts in a channel, more than {limit}"
+            raise ReductionError(f"frame {index[at]}: {culprit}")
+    return spectra.astype(kind, copy=False)
