@@ -5,7 +5,13 @@ Importing this loads Numba, half a second: what only describes reductions, plans
 
 from .kernel import Kernel, check, reads
 from .parts import LOT, Layout, Part
+from .pictures import Crop, Shrink, Sum
+from .regions import Moments, Regions
+from .runs import Rectangle
 from .warm import warm_up
 from .whole import Whole
 
-__all__ = ["LOT", "Kernel", "Layout", "Part", "Whole", "check", "reads", "warm_up"]
+__all__ = [
+    "LOT", "Crop", "Kernel", "Layout", "Moments", "Part", "Rectangle", "Regions", "Shrink", "Sum", "Whole", "check",
+    "reads", "warm_up",
+]  # fmt: skip

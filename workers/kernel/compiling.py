@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar, cast
 import llvmlite
 import llvmlite.binding
 import numba
+from numba import types
 from numba.core import caching, config
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -33,8 +34,15 @@ MODERN: Final = ("x86-64-v", "haswell", "broadwell", "skylake", "cascadelake", "
 
 
 def inner(function: Function) -> Function:
-    """Compile what is called by compiled code only: it ends in its callers' machine code, and isn't kept by itself."""
-    return cast(Function, numba.njit(**OPTIONS)(function))
+    """Compile what is called by compiled code only: it ends in its callers' machine code, and isn't kept by itself.
+
+    Numba would compile it anew where a caller's variable begins as a literal number (``tile = 0``), though that becomes
+    an int64 once the loop is known: half of all the work was for that.
+    """
+    dispatcher = numba.njit(**OPTIONS)(function)
+    template = dispatcher.get_call_template
+    dispatcher.get_call_template = lambda args, kws: template(tuple(map(types.unliteral, args)), kws)
+    return cast(Function, dispatcher)
 
 
 def outer(function: Function) -> Function:

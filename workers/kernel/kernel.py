@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ReductionError
 from ..reducers.base import Chunk
-from . import binning, images, whole
+from . import binning, gathering, whole
 from .chunks import opened, refused
+from .gathering import ImagePart, Images
 from .parts import LOT, Layout, Part
 from .walk import REFUSED, Frames, Scratch, Tables, make_scratch, make_tables, walk
 
@@ -20,6 +21,9 @@ Array = NDArray[Any]
 
 DTYPES: Final = ("<u1", "<u2", "<u4")
 """What the kernel reads; other types take the reference path."""
+
+_IMAGES: Final = "/images"
+"""All image parts, as one."""
 
 
 class Kernel:
@@ -32,7 +36,7 @@ class Kernel:
     dtype
         Of its pixels: uint8, or uint16 or uint32 little-endian.
     parts
-        The reductions, by name. Two parts that need the same slot take two walks over the frames.
+        The reductions, by name. All image parts share a walk; of the others, two that need the same slot take two.
 
     Raises
     ------
@@ -44,7 +48,7 @@ class Kernel:
     Several threads may use one kernel: the interpreter's lock is let go while a lot is walked.
     """
 
-    def __init__(self, shape: Sequence[int], dtype: str | np.dtype[Any], parts: Mapping[str, Part]) -> None:
+    def __init__(self, shape: Sequence[int], dtype: str | np.dtype[Any], parts: Mapping[str, Part | ImagePart]) -> None:
         self.layout = Layout(tuple(int(n) for n in shape), np.dtype(dtype))
         if not reads(self.layout.dtype):
             raise ReductionError(
@@ -53,7 +57,13 @@ class Kernel:
         if not self.layout.shape or min(self.layout.shape) < 1:
             raise ReductionError(f"frames of {self.layout.shape} have no pixels")
         self.parts = dict(parts)
-        self._passes = [_Pass(self.layout, group) for group in _groups(self.parts) or [{}]]
+        self._images = Images({name: part for name, part in self.parts.items() if isinstance(part, ImagePart)})
+        self._walked: dict[str, Part] = {
+            name: part for name, part in self.parts.items() if not isinstance(part, ImagePart)
+        }
+        if self._images.parts:
+            self._walked[_IMAGES] = self._images
+        self._passes = [_Pass(self.layout, group) for group in _groups(self._walked) or [{}]]
 
     def run(
         self, chunks: Sequence[Chunk | Array] | Array, index: ArrayLike | None = None
@@ -80,12 +90,12 @@ class Kernel:
         """
         n = len(chunks)
         numbers = np.arange(n) if index is None else np.asarray(index)
-        out = {name: part.outputs(self.layout, n) for name, part in self.parts.items()}
+        out = {name: part.outputs(self.layout, n) for name, part in self._walked.items()}
         for first in range(0, n, LOT):
             lot = [chunks[k] for k in range(first, min(first + LOT, n))]
             for each in self._passes:
                 each.run(lot, numbers[first : first + LOT], first, out)
-        return out
+        return self._images.apart(out.pop(_IMAGES, {})) | out
 
 
 def reads(dtype: np.dtype[Any]) -> bool:
@@ -173,16 +183,12 @@ class _Pass:
         """Return what the walk takes for each consumer: plan and state, idle ones where nobody is."""
         bins: tuple[Any, Any] = binning.INACTIVE
         frames: tuple[Any, Any] = whole.INACTIVE
-        image_plans: dict[str, Any] = {}
-        image_states: dict[str, Any] = {}
+        pictures: tuple[Any, Any] = gathering.INACTIVE
         for name, part in self._parts.items():
             if part.slot == "bins":
                 bins = self._plans[name], states[name]
             elif part.slot == "whole":
                 frames = self._plans[name], states[name]
             else:
-                image_plans[part.slot], image_states[part.slot] = self._plans[name], states[name]
-        if image_plans:
-            image_plans["active"] = np.ones(1, np.int64)
-        plan, state = images.INACTIVE
-        return (*bins, plan._replace(**image_plans), state._replace(**image_states), *frames)
+                pictures = self._plans[name], states[name]
+        return (*bins, *pictures, *frames)

@@ -2,7 +2,7 @@
 
 A part says which pixels it wants, makes its tables once, has a state for the frames of a lot, and reads its results
 from that. The loop itself is compiled; a part comes into it through the *slot* that it names: ``"bins"``
-(:func:`.binning.add_bins`) or a field of :class:`.images.Plan` (:func:`.images.add_images`). The compiled function
+(:func:`.binning.add_bins`) ``"images"`` (:func:`.images.add_images`) or ``"whole"``. The compiled function
 gets the part's plan and state, both named tuples of arrays. What a slot holds when nobody uses it has the same types,
 so that there is one compilation.
 
@@ -85,7 +85,7 @@ class Part(Protocol):
 
     @property
     def slot(self) -> str:
-        """Return where its function is called: ``"bins"``, or a field of :class:`.images.Plan`."""
+        """Return where its function is called: ``"bins"``, ``"images"`` or ``"whole"``."""
         ...
 
     def coverage(self, shape: tuple[int, ...]) -> NDArray[np.bool_]:

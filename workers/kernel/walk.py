@@ -139,10 +139,10 @@ def walk(
             for lane in range(frames):
                 for j in range(high[lane], top):
                     clear(px, (j * LOT + lane) * stride, count)
-                if images_plan.active[0] != 0:
-                    add_images(px, stride, itemsize, high[lane], lane, tile, first, count, images_plan, images_state)
                 if whole_plan.active[0] != 0:
                     add_whole(px, stride, itemsize, high[lane], lane, first, count, pixels * itemsize, whole_state)
+            if images_plan.active[0] != 0:
+                add_images(px, stride, itemsize, high, frames, tile, count, images_plan, images_state)
             if bins_plan.active[0] != 0:
                 status = add_bins(px, stride, itemsize, top, high, frames, tile, first, count, bins_plan, bins_state)
                 if status != 0:

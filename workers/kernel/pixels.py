@@ -1,0 +1,374 @@
+"""What is done with a run of pixels while it lies in byte planes: sums, first moments, maxima, values put together.
+
+``source`` is a tile's memory; a run begins at ``offset`` in its lowest byte plane, and the next one is ``plane`` bytes
+on. Loops go over vectors of a fixed length; the last one takes what is left under a mask. A vector may be read beyond
+the run's end, by 31 bytes at most: tiles have that much slack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from .compiling import inner
+from .intrinsics import I8, I16, I32, I64, constant, intrinsic, load, pointer, read8, shuffle, store, vector
+
+STEP: Final = 512
+"""Most pixels whose moments fit into 16-bit lanes: 255 · (1 + … + 16) is below 2¹⁶."""
+
+BAD, VOID = 4, 5
+"""The planes of a cleaned tile in which pixels left out, and among them those without data, are 1."""
+
+
+def _lanes(builder: Any, kind: ir.VectorType, left: Any) -> Any:
+    """Return which of a vector's lanes are among the first ``left``."""
+    numbers = ir.Constant(kind, list(range(kind.count)))
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), builder.trunc(left, kind.element), constant(I32, 0))
+    return builder.icmp_unsigned("<", numbers, shuffle(builder, first, first, [0] * kind.count))
+
+
+def _splat(builder: Any, kind: ir.VectorType, value: Any) -> Any:
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, constant(I32, 0))
+    return shuffle(builder, first, first, [0] * kind.count)
+
+
+def _reduce(builder: Any, operation: str, value: Any) -> Any:
+    name = f"llvm.vector.reduce.{operation}.v{value.type.count}i{value.type.element.width}"
+    function = builder.module.declare_intrinsic(name, (), ir.FunctionType(value.type.element, [value.type]))
+    return builder.call(function, [value])
+
+
+def _kept(builder: Any, kind: ir.VectorType) -> Any:
+    """Return a place for a vector that a loop adds to; LLVM keeps it in a register."""
+    return cgutils.alloca_once_value(builder, constant(kind, 0))
+
+
+# --- sums and first moments ------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def _moments(typing: Any, source: Any, offset: Any, count: Any) -> Any:
+    """``(source, offset, count) -> (Σ v, Σ v·i)`` of at most :data:`STEP` bytes, i from 0.
+
+    Bytes are added lane by lane, even ones and odd ones in 16 bits each; and after each vector the lanes' sums
+    themselves are added up, which weights each vector by how many come after it. So no byte is multiplied.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        bytes32, words = vector(I8, 32), vector(I16, 16)
+        sums = [_kept(builder, words) for _ in range(2)]
+        ranks = [_kept(builder, words) for _ in range(2)]
+
+        def add(at: Any, left: Any) -> None:
+            place = pointer(context, builder, signature.args[0], given[0], builder.add(given[1], at), 32)
+            value = load(builder, place, bytes32)
+            if left is not None:
+                value = builder.select(_lanes(builder, bytes32, left), value, constant(bytes32, 0))
+            both = builder.bitcast(value, words)
+            halves = builder.and_(both, constant(words, 255)), builder.lshr(both, constant(words, 8))
+            for half, total, rank in zip(halves, sums, ranks, strict=True):
+                added = builder.add(builder.load(total), half)
+                builder.store(added, total)
+                builder.store(builder.add(builder.load(rank), added), rank)
+
+        whole = builder.lshr(given[2], constant(I64, 5))
+        with cgutils.for_range(builder, whole) as loop:
+            add(builder.shl(loop.index, constant(I64, 5)), None)
+        left = builder.and_(given[2], constant(I64, 31))
+        rest = builder.icmp_signed("!=", left, constant(I64, 0))
+        with builder.if_then(rest):
+            add(builder.shl(whole, constant(I64, 5)), left)
+        vectors = builder.add(whole, builder.zext(rest, I64))
+
+        wide = vector(I32, 16)
+        even, odd = (builder.zext(builder.load(each), wide) for each in sums)
+        total = builder.zext(_reduce(builder, "add", builder.add(even, odd)), I64)
+        ranked = builder.add(*(builder.zext(builder.load(each), wide) for each in ranks))
+        within = builder.add(
+            builder.mul(even, ir.Constant(wide, list(range(0, 32, 2)))),
+            builder.mul(odd, ir.Constant(wide, list(range(1, 32, 2)))),
+        )
+        before = builder.sub(builder.mul(vectors, total), builder.zext(_reduce(builder, "add", ranked), I64))
+        moment = builder.add(builder.zext(_reduce(builder, "add", within), I64), builder.shl(before, constant(I64, 5)))
+        return context.make_tuple(builder, signature.return_type, [total, moment])
+
+    return types.UniTuple(types.int64, 2)(source, types.int64, types.int64), generate
+
+
+@inner
+def add_moments(source: Any, offset: int, count: int, column: int, row: int, to: Any, at: int, apart: int) -> None:
+    """Add a run of one byte plane to Σ v at ``to[at]``, Σ v·column ``apart`` from it, Σ v·row as far from that."""
+    total = 0
+    moment = 0
+    done = 0
+    while done < count:
+        some = min(count - done, STEP)
+        added, within = _moments(source, offset + done, some)
+        total += added
+        moment += within + added * (column + done)
+        done += some
+    to[at] += total
+    to[at + apart] += moment
+    to[at + 2 * apart] += total * row
+
+
+@inner
+def count_bytes(source: Any, offset: int, count: int) -> int:
+    """Return the sum of so many bytes."""
+    total = 0
+    done = 0
+    while done < count:
+        some = min(count - done, STEP)
+        added, _ = _moments(source, offset + done, some)
+        total += added
+        done += some
+    return total
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def _values(context: Any, builder: Any, kind: Any, given: Any, at: Any, planes: int, element: Any = I32) -> Any:
+    """Return 16 pixels, put together from so many byte planes. ``given`` : source, offset, plane."""
+    source, offset, plane = given
+    wide = vector(element, 16)
+    value = None
+    for j in range(planes):
+        place = builder.add(builder.add(offset, at), builder.mul(plane, constant(I64, j)))
+        read = builder.zext(load(builder, pointer(context, builder, kind, source, place, 16), vector(I8, 16)), wide)
+        if j:
+            read = builder.shl(read, constant(wide, 8 * j))
+        value = read if value is None else builder.or_(value, read)
+    return value
+
+
+def _each16(builder: Any, count: Any, step: Callable[[Any, Any], None]) -> None:
+    """Call ``step(at, left)`` for every 16 of ``count``, and once more with what is ``left``."""
+    whole = builder.lshr(count, constant(I64, 4))
+    with cgutils.for_range(builder, whole) as loop:
+        step(builder.shl(loop.index, constant(I64, 4)), None)
+    left = builder.and_(count, constant(I64, 15))
+    with builder.if_then(builder.icmp_signed("!=", left, constant(I64, 0))):
+        step(builder.shl(whole, constant(I64, 4)), left)
+
+
+def _peak_of(planes: int) -> Callable[..., Any]:
+    @intrinsic
+    def peak(typing: Any, source: Any, offset: Any, plane: Any, count: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            wide = vector(I32, 16)
+            most = _kept(builder, wide)
+
+            def step(at: Any, left: Any) -> None:
+                value = _values(context, builder, signature.args[0], given[:3], at, planes)
+                if left is not None:
+                    value = builder.select(_lanes(builder, wide, left), value, constant(wide, 0))
+                known = builder.load(most)
+                builder.store(builder.select(builder.icmp_unsigned(">", value, known), value, known), most)
+
+            _each16(builder, given[3], step)
+            return builder.zext(_reduce(builder, "umax", builder.load(most)), I64)
+
+        return types.int64(source, types.int64, types.int64, types.int64), generate
+
+    return peak
+
+
+_peak1, _peak2, _peak3, _peak4 = (_peak_of(planes) for planes in (1, 2, 3, 4))
+
+
+@inner
+def peak(planes: int, source: Any, offset: int, plane: int, count: int) -> Any:
+    """Return the greatest value of a run."""
+    if planes == 1:
+        return _peak1(source, offset, plane, count)
+    if planes == 2:
+        return _peak2(source, offset, plane, count)
+    if planes == 3:
+        return _peak3(source, offset, plane, count)
+    return _peak4(source, offset, plane, count)
+
+
+def _adder_of(planes: int) -> Callable[..., Any]:
+    @intrinsic
+    def add(typing: Any, to: Any, first: Any, source: Any, offset: Any, plane: Any, count: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            wide = vector(I32, 16)
+
+            def step(at: Any, left: Any) -> None:
+                value = _values(context, builder, signature.args[2], given[2:5], at, planes)
+                if left is not None:
+                    value = builder.select(_lanes(builder, wide, left), value, constant(wide, 0))
+                place = builder.shl(builder.add(given[1], at), constant(I64, 2))
+                place = pointer(context, builder, signature.args[0], given[0], place, 64)
+                store(builder, builder.add(load(builder, place, wide), value), place)
+
+            _each16(builder, given[5], step)
+            return context.get_dummy_value()
+
+        return types.void(to, types.int64, source, types.int64, types.int64, types.int64), generate
+
+    return add
+
+
+_add1, _add2, _add3 = (_adder_of(planes) for planes in (1, 2, 3))
+
+
+@inner
+def add_values(planes: int, to: Any, first: int, source: Any, offset: int, plane: int, count: int) -> None:
+    """Add the values of a run, below 2²⁴, to uint32 from ``to[first]`` on; up to 15 beyond are written as they are."""
+    if planes == 1:
+        _add1(to, first, source, offset, plane, count)
+    elif planes == 2:
+        _add2(to, first, source, offset, plane, count)
+    else:
+        _add3(to, first, source, offset, plane, count)
+
+
+@inner
+def value_of(planes: int, source: Any, offset: int, plane: int) -> int:
+    """Return one pixel."""
+    value = 0
+    for j in range(planes):
+        value |= read8(source, offset + j * plane) << (8 * j)
+    return value
+
+
+def _putter_of(itemsize: int, planes: int) -> Callable[..., Any]:
+    @intrinsic
+    def put(typing: Any, to: Any, to_offset: Any, source: Any, offset: Any, plane: Any, at: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            element = ir.IntType(8 * itemsize)
+            read = _wide_values(context, builder, signature.args[2], given[2:5], given[5], planes, element)
+            place = builder.add(given[1], builder.mul(given[5], constant(I64, itemsize)))
+            store(builder, read, pointer(context, builder, signature.args[0], given[0], place, 16 * itemsize))
+            return context.get_dummy_value()
+
+        return types.void(to, types.int64, source, types.int64, types.int64, types.int64), generate
+
+    return put
+
+
+def _wide_values(context: Any, builder: Any, kind: Any, given: Any, at: Any, planes: int, element: Any) -> Any:
+    if element.width == 8:
+        place = pointer(context, builder, kind, given[0], builder.add(given[1], at), 16)
+        return load(builder, place, vector(I8, 16))
+    return _values(context, builder, kind, given, at, planes, element)
+
+
+_put11 = _putter_of(1, 1)
+_put21, _put22 = (_putter_of(2, planes) for planes in (1, 2))
+_put41, _put42, _put43, _put44 = (_putter_of(4, planes) for planes in (1, 2, 3, 4))
+
+
+@inner
+def _put16(itemsize: int, planes: int, to: Any, to_offset: int, source: Any, offset: int, plane: int, at: int) -> None:
+    if itemsize == 1:
+        _put11(to, to_offset, source, offset, plane, at)
+    elif itemsize == 2:
+        if planes == 1:
+            _put21(to, to_offset, source, offset, plane, at)
+        else:
+            _put22(to, to_offset, source, offset, plane, at)
+    elif planes == 1:
+        _put41(to, to_offset, source, offset, plane, at)
+    elif planes == 2:
+        _put42(to, to_offset, source, offset, plane, at)
+    elif planes == 3:
+        _put43(to, to_offset, source, offset, plane, at)
+    else:
+        _put44(to, to_offset, source, offset, plane, at)
+
+
+@inner
+def put_values(
+    itemsize: int, planes: int, to: Any, to_offset: int, source: Any, offset: int, plane: int, count: int
+) -> None:
+    """Write a run as the frame's own type, from the byte ``to_offset`` on, and nothing beyond it."""
+    if planes == 0:
+        for i in range(to_offset, to_offset + count * itemsize):
+            to[i] = 0
+        return
+    at = 0
+    while at + 16 <= count:
+        _put16(itemsize, planes, to, to_offset, source, offset, plane, at)
+        at += 16
+    if at < count and count >= 16:  # the last 16 once more: some are written twice, as the same
+        _put16(itemsize, planes, to, to_offset, source, offset, plane, count - 16)
+    elif at < count:
+        for i in range(count):
+            for j in range(itemsize):
+                to[to_offset + i * itemsize + j] = read8(source, offset + i + j * plane) if j < planes else 0
+
+
+# --- exclusion -------------------------------------------------------------------------------------------------------
+
+
+def _cleaner_of(planes: int) -> Callable[..., Any]:
+    @intrinsic
+    def clean(
+        typing: Any, source: Any, offset: Any, plane: Any, count: Any, limit: Any, void: Any, to: Any, apart: Any
+    ) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            wide, bytes16 = vector(I32, 16), vector(I8, 16)
+            limit, void = (_splat(builder, wide, builder.trunc(given[place], I32)) for place in (4, 5))
+            found, bits = _kept(builder, wide), _kept(builder, wide)
+
+            def step(at: Any, left: Any) -> None:
+                value = _values(context, builder, signature.args[0], given[:3], at, planes)
+                bad = builder.icmp_unsigned(">", value, limit)
+                if left is not None:
+                    bad = builder.and_(bad, _lanes(builder, wide, left))
+                nothing = builder.and_(bad, builder.icmp_unsigned("==", value, void))
+                kept = builder.select(bad, constant(wide, 0), value)
+                if left is not None:
+                    kept = builder.select(_lanes(builder, wide, left), kept, constant(wide, 0))
+                builder.store(builder.add(builder.load(found), builder.zext(bad, wide)), found)
+                builder.store(builder.or_(builder.load(bits), kept), bits)
+                made = [builder.trunc(builder.lshr(kept, constant(wide, 8 * j)), bytes16) for j in range(planes)]
+                flags = [builder.zext(bad, bytes16), builder.zext(nothing, bytes16)]
+                for number, written in [*enumerate(made), *zip((BAD, VOID), flags, strict=True)]:
+                    place = builder.add(at, builder.mul(given[7], constant(I64, number)))
+                    store(builder, written, pointer(context, builder, signature.args[6], given[6], place, 16))
+
+            _each16(builder, given[3], step)
+            results = [_reduce(builder, "add", builder.load(found)), _reduce(builder, "or", builder.load(bits))]
+            return context.make_tuple(builder, signature.return_type, [builder.zext(each, I64) for each in results])
+
+        given = (types.int64, types.int64, types.int64, types.int64, types.int64)
+        return types.UniTuple(types.int64, 2)(source, *given, to, types.int64), generate
+
+    return clean
+
+
+_clean1, _clean2, _clean3, _clean4 = (_cleaner_of(planes) for planes in (1, 2, 3, 4))
+
+
+@inner
+def clean(
+    planes: int, source: Any, offset: int, plane: int, count: int, limit: int, void: int, to: Any, apart: int
+) -> Any:
+    """Copy a tile with the pixels above ``limit`` set to 0.
+
+    Parameters
+    ----------
+    void
+        The value of pixels without data.
+    to, apart
+        Where byte plane j of the copy goes: to ``apart * j``; :data:`BAD` and :data:`VOID` say which are left out.
+
+    Returns
+    -------
+    How many are left out, and the bits that any of the others has.
+    """
+    if planes == 1:
+        return _clean1(source, offset, plane, count, limit, void, to, apart)
+    if planes == 2:
+        return _clean2(source, offset, plane, count, limit, void, to, apart)
+    if planes == 3:
+        return _clean3(source, offset, plane, count, limit, void, to, apart)
+    return _clean4(source, offset, plane, count, limit, void, to, apart)
