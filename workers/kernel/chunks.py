@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..decode import check_header, decode
-from ..errors import ChunkError, ReductionError, ShapeMismatch
+from ..errors import ChunkError, ShapeMismatch
 from ..reducers.base import Chunk
 from .parts import TILE_BYTES, Layout
 from .walk import BLOCKS, CUT, LEFT_OVER, PIXELS
@@ -16,8 +17,23 @@ from .walk import BLOCKS, CUT, LEFT_OVER, PIXELS
 Array = NDArray[Any]
 
 
-def opened(item: Chunk | Array, layout: Layout, index: int) -> tuple[NDArray[np.uint8], int]:
-    """Return a frame's bytes, and what they are: :data:`.walk.BLOCKS` or :data:`.walk.PIXELS`.
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A frame's bytes as a walk takes them.
+
+    ``index`` : the frame's number; ``content`` : its bytes; ``kind`` : what they are, :data:`.walk.BLOCKS` or
+    :data:`.walk.PIXELS`; ``decoded`` : how many of them were made here; ``what`` : for a message.
+    """
+
+    index: int
+    content: NDArray[np.uint8]
+    kind: int
+    decoded: int
+    what: str
+
+
+def opened(item: Chunk | Array, layout: Layout, index: int) -> Opened:
+    """Return a frame's bytes, decoded if a walk doesn't read them as they are.
 
     Parameters
     ----------
@@ -38,25 +54,26 @@ def opened(item: Chunk | Array, layout: Layout, index: int) -> tuple[NDArray[np.
             f"frame {index}: {item.shape} {item.dtype}, the stream was announced with {layout.shape} {layout.dtype}"
         )
     if not isinstance(item, Chunk):
-        return np.ascontiguousarray(item).reshape(-1).view(np.uint8), PIXELS
+        content = np.ascontiguousarray(item).reshape(-1).view(np.uint8)
+        return Opened(index, content, PIXELS, 0, "frame")
     try:
         if item.encoding == "bslz4":
-            size = layout.pixels * layout.itemsize
-            if check_header(memoryview(item.data).cast("B"), size, "bslz4") == TILE_BYTES:
-                return np.frombuffer(item.data, np.uint8), BLOCKS
-        return decode(item).reshape(-1).view(np.uint8), PIXELS
+            data = memoryview(item.data).cast("B")
+            if check_header(data, layout.pixels * layout.itemsize, "bslz4") == TILE_BYTES:
+                return Opened(index, np.frombuffer(data, np.uint8), BLOCKS, 0, f"bslz4 chunk of {len(data)} bytes")
+        content = decode(item).reshape(-1).view(np.uint8)
     except ChunkError as error:
         raise ChunkError(f"frame {index}: {error}") from None
+    made = 0 if item.encoding == "none" else content.size
+    return Opened(index, content, PIXELS, made, f"{item.encoding} chunk")
 
 
-def refused(status: int, index: int, block: int, item: Chunk | Array) -> ReductionError:
+def refused(status: int, block: int, frame: Opened) -> ChunkError:
     """Return what a walk's status means."""
-    size = len(memoryview(item.data).cast("B")) if isinstance(item, Chunk) else item.nbytes
-    encoding = item.encoding if isinstance(item, Chunk) else "array"
     if status == CUT:
         what = f"block {block} reaches beyond its end"
     elif status == LEFT_OVER:
         what = "bytes are left over behind its last block"
     else:
         what = f"block {block} isn't LZ4, or not of its size"
-    return ChunkError(f"frame {index}: {encoding} chunk of {size} bytes is damaged or cut: {what}")
+    return ChunkError(f"frame {frame.index}: {frame.what} is damaged or cut: {what}")

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import ReductionError
 from ..reducers.base import Chunk
 from . import binning, gathering, whole
-from .chunks import opened, refused
+from .chunks import Opened, opened, refused
 from .gathering import ImagePart, Images
 from .parts import LOT, Layout, Part
 from .walk import REFUSED, Frames, Scratch, Tables, make_scratch, make_tables, walk
@@ -24,6 +24,9 @@ DTYPES: Final = ("<u1", "<u2", "<u4")
 
 _IMAGES: Final = "/images"
 """All image parts, as one."""
+
+MOST_DECODED: Final = 1 << 26
+"""Most bytes of decoded frames in memory, beside one frame: what isn't bslz4 in blocks of 8 KiB is decoded whole."""
 
 
 class Kernel:
@@ -91,10 +94,13 @@ class Kernel:
         n = len(chunks)
         numbers = np.arange(n) if index is None else np.asarray(index)
         out = {name: part.outputs(self.layout, n) for name, part in self._walked.items()}
-        for first in range(0, n, LOT):
-            lot = [chunks[k] for k in range(first, min(first + LOT, n))]
-            for each in self._passes:
-                each.run(lot, numbers[first : first + LOT], first, out)
+        lot: list[Opened] = []
+        for k in range(n):
+            lot.append(opened(chunks[k], self.layout, int(numbers[k])))
+            if len(lot) == LOT or k == n - 1 or sum(each.decoded for each in lot) > MOST_DECODED:
+                for walked in self._passes:
+                    walked.run(lot, k + 1 - len(lot), out)
+                lot = []
         return self._images.apart(out.pop(_IMAGES, {})) | out
 
 
@@ -148,17 +154,14 @@ class _Pass:
         self._plans = {name: part.plan(layout) for name, part in parts.items()}
         self._idle: list[_Memory] = []
 
-    def run(
-        self, lot: list[Chunk | Array], numbers: NDArray[Any], first: int, out: dict[str, dict[str, Array]]
-    ) -> None:
-        """Walk over a lot, and put its results to the others."""
+    def run(self, lot: list[Opened], first: int, out: dict[str, dict[str, Array]]) -> None:
+        """Walk over a lot, and put its results to the others, from row ``first`` on."""
         layout = self._layout
-        data = [opened(item, layout, int(number)) for item, number in zip(lot, numbers, strict=True)]
         lanes = Frames(np.zeros(LOT, np.int64), np.zeros(LOT, np.int64), np.zeros(LOT, np.int64))
-        for lane, (content, kind) in enumerate(data):
-            lanes.address[lane] = content.ctypes.data
-            lanes.size[lane] = content.size
-            lanes.kind[lane] = kind
+        for lane, each in enumerate(lot):
+            lanes.address[lane] = each.content.ctypes.data
+            lanes.size[lane] = each.content.size
+            lanes.kind[lane] = each.kind
         mine = self._idle.pop() if self._idle else self._memory()
         try:
             for name, part in self._parts.items():
@@ -166,10 +169,10 @@ class _Pass:
             arguments = self._in_slots(mine.states)
             status = walk(len(lot), layout.pixels, layout.itemsize, lanes, self._tables, mine.scratch, *arguments)
             if status == REFUSED:
-                raise ReductionError(f"frames {numbers[0]} to {numbers[-1]}: a sum would pass its type's range")
+                raise ReductionError(f"frames {lot[0].index} to {lot[-1].index}: a sum would pass its type's range")
             if status != 0:
                 lane, block = (int(place) for place in mine.scratch.wrong)
-                raise refused(status, int(numbers[lane]), block, lot[lane])
+                raise refused(status, block, lot[lane])
             for name, part in self._parts.items():
                 part.take(self._plans[name], mine.states[name], len(lot), first, out[name])
         finally:

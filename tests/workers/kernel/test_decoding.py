@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import lz4.block
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from haltere.workers.errors import ChunkError, ReductionError, ShapeMismatch
 from haltere.workers.kernel import Kernel, Whole
+from haltere.workers.kernel import kernel as kernel_module
 from haltere.workers.reducers.base import Chunk
 
 from ..chunks import bslz4
@@ -80,3 +82,20 @@ def test_what_the_kernel_does_not_read_is_refused() -> None:
         Kernel((4, 4), "<i4", {})
     with pytest.raises(ShapeMismatch, match="frame 7: "):
         Kernel((4, 4), "<u2", {}).run([np.zeros((4, 5), "<u2")], index=[7])
+
+
+def test_frames_that_are_decoded_whole_are_not_all_in_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [counts((40, 50), "<u2", mean) for mean in range(9)]
+    monkeypatch.setattr(kernel_module, "MOST_DECODED", 2 * frames[0].nbytes)
+    kernel = Kernel((40, 50), "<u2", {"all": Whole()})
+    taken: list[int] = []
+    take = Whole.take
+
+    def noting(self: Whole, plan: Any, state: Any, frames: int, at: int, out: dict[str, Any]) -> None:
+        taken.append(frames)
+        take(self, plan, state, frames, at, out)
+
+    monkeypatch.setattr(Whole, "take", noting)
+    decoded = kernel.run([bslz4(frame, 128) for frame in frames])["all"]["frames"]
+    np.testing.assert_array_equal(decoded, frames)
+    assert taken == [3, 3, 3]
