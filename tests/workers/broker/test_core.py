@@ -8,7 +8,10 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
-from haltere.workers.broker.core import SINK, BrokerCore
+from haltere.workers.broker.batch import Held
+from haltere.workers.broker.core import MAX_ENDPOINTS, MAX_PEERS, SINK, BrokerCore
+from haltere.workers.broker.rings import MAX_RINGS, Rings
+from haltere.workers.broker.runs import planned_row
 from haltere.workers.wire.messages import (
     LOST,
     MAX_CONTROL,
@@ -878,7 +881,8 @@ def test_a_nack_that_was_lost_is_seen_by_the_beats(bench: Bench) -> None:
         bench.now += 0.05
         bench.core.receive(b"w", Beat(1, -1, got=1, held=[]), bench.now)
         bench.said += bench.core.tick(bench.now)
-    assert [work.first for work in bench.work()] == [0]
+    assert [(work.first, work.isolate) for work in bench.work()] == [(0, False)]
+    assert bench.core.counts["NACK lost on the way"] == 1
 
 
 def test_a_worker_that_leaves_gives_its_work_back(bench: Bench) -> None:
@@ -1014,6 +1018,7 @@ def test_a_run_that_the_sink_no_longer_speaks_of_is_complete(bench: Bench) -> No
     for _ in range(3):
         bench.hear(SINK, Welcome(1, 1, 5000, 500))
     assert len(bench.core.runs) == 0
+    assert bench.core.counts["runs that the sink closed unheard"] == 1
     assert [message.lives for _, message in bench.take(Free)] == [[0, 1, 2, 3]]
 
 
@@ -1038,3 +1043,117 @@ def test_status_says_how_things_stand_and_fits_into_its_message(bench: Bench) ->
     assert (peer, reply.serial) == (b"?", 7)
     assert (stream["held"], stream["leased"], body["ring_bytes"]) == (5, 1, 60)
     assert body["workers"]["w"]["leases"] == 1
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
+
+
+def test_who_is_neither_worker_nor_ingest_is_refused_and_counted(bench: Bench) -> None:
+    bench.hear(b"x", Hello(1, "recorder", "x", 1))
+    assert bench.said == []
+    assert len(bench.core.peers) == 0
+    assert bench.core.counts["refused a role"] == 1
+
+
+def test_peers_beyond_the_bound_are_refused_and_those_that_are_known_are_not(bench: Bench) -> None:
+    for number in range(MAX_PEERS + 2):
+        bench.hear(b"%d" % number, Hello(1, "worker", f"w{number}", 1))
+    assert len(bench.core.peers) == MAX_PEERS
+    assert bench.core.counts["refused a peer: too many"] == 2
+    bench.said.clear()
+    bench.hear(b"0", Hello(1, "worker", "w0", 2))
+    assert [peer for peer, _ in bench.take(Welcome)] == [b"0"]
+
+
+def test_a_detector_may_be_pulled_from_before_any_run_names_it(bench: Bench) -> None:
+    bench.ingest()
+    connect = Connect("tcp://eiger", "simplon-1")
+    bench.hear(b"session", connect)
+    assert bench.take(Connect) == [(b"ingest", connect)]
+    bench.hear(b"later", Hello(1, "ingest", "later", 1))
+    assert bench.take(Connect) == [(b"later", connect)]
+
+
+def test_detectors_beyond_the_bound_are_not_pulled_from(bench: Bench) -> None:
+    bench.ingest()
+    for number in range(MAX_ENDPOINTS + 2):
+        bench.hear(b"session", Connect(f"tcp://{number}", "simplon-1"))
+    assert len(bench.take(Connect)) == MAX_ENDPOINTS
+    assert bench.core.counts["endpoints beyond the bound"] == 2
+    bench.hear(b"session", Connect("tcp://0", "simplon-2"))
+    assert bench.take(Connect) == [(b"ingest", Connect("tcp://0", "simplon-2"))]
+    bench.hear(b"later", Hello(1, "ingest", "later", 1))
+    assert (b"later", Connect("tcp://0", "simplon-2")) in bench.take(Connect)
+
+
+def test_a_batch_that_was_done_while_it_waited_goes_to_nobody_and_costs_no_turn(bench: Bench) -> None:
+    bench.open()
+    bench.frames(0, 1, 2, 3)
+    bench.done([(0, 4)])
+    spent = dict(bench.core._queue._turns._spent)
+    bench.worker()
+    assert bench.work() == []
+    assert len(bench.core._queue) == 0
+    assert bench.core._queue._turns._spent[False] == pytest.approx(spent[False])
+    bench.frames(4, 5, 6, 7)
+    assert [work.first for work in bench.work()] == [4]
+
+
+def test_blocks_go_back_to_no_ring_whose_ingest_is_gone_and_are_counted(bench: Bench) -> None:
+    bench.ingest()
+    bench.open()
+    bench.frames(0, 1, 2, 3)
+    bench.core.unreachable(b"ingest", Free("ring-1", [], []), bench.now)
+    assert bench.core.counts["unreachable"] == 1
+    assert bench.core.counts["ingest lost: unreachable"] == 1
+    bench.done([(0, 4)])
+    assert bench.take(Free) == []
+    assert bench.core._rings.orphans == 4
+
+
+def test_more_rings_than_the_bound_push_out_the_one_that_was_silent_longest() -> None:
+    rings = Rings()
+    for number in range(MAX_RINGS):
+        rings.met(f"r{number}", b"i")
+        rings.free([Held(f"r{number}", Block(0, 0, 1, "none", 7))])
+    assert len(list(rings.take(0))) == MAX_RINGS
+    rings.met("r0", b"i")
+    rings.free([Held("r0", Block(0, 0, 1, "none", 8))])
+    rings.met("new", b"i")
+    rings.free([Held("new", Block(0, 0, 1, "none", 7))])
+    list(rings.take(0))
+    late = [Block(0, 0, 1, "none", 7)]
+    assert rings.living("r0", late) == []
+    assert rings.living("new", late) == []
+    assert rings.living("r1", late) == late, "its past was pushed out"
+    rings.free([Held("r1", late[0])])
+    rings.free([Held("r2", late[0])])
+    assert [free.ring for _, free in rings.take(0)] == ["r0", "new", "r2"]
+    assert rings.orphans == 1
+
+
+def test_a_sink_that_knows_nothing_of_this_broker_is_told_hello_again(bench: Bench) -> None:
+    bench.open()
+    bench.wait(0.3)
+    bench.take(Hello)
+    bench.hear(SINK, Welcome(1, 8, 0, 0))
+    bench.wait(0.2)
+    assert [peer for peer, _ in bench.take(Hello)] == [SINK]
+
+
+def test_a_stream_that_is_told_after_the_close_of_its_run_has_its_total(bench: Bench) -> None:
+    bench.sink(RunOpen, "run", "processed", b"{}")
+    bench.close(2)
+    bench.open(live=False)
+    bench.expect(0, 2)
+    bench.worker()
+    bench.wait(0.1)
+    assert [(work.first, work.n) for work in bench.work()] == [(0, 2)]
+    recipes = [RecipeSpec("xrd", "azimuthal", b"{}")]
+    bench.sink(StreamOpen, "run", "other", "cfg", BATCH, [IMAGE], recipes, None)  # of which the close said nothing
+    assert [stream.total for stream in bench.core.runs.streams] == [2, 0]
+
+
+@pytest.mark.parametrize("plan", [b'{"shape": "wide"}', b"no json", b"\xff"])
+def test_a_plan_that_cannot_be_read_has_no_rows(plan: bytes) -> None:
+    assert planned_row(plan) == 0

@@ -106,3 +106,31 @@ def test_no_more_of_a_stream_is_queued_from_files_than_there_is_room_for() -> No
     assert queue.take(0).number == 0
     queue.forget(OLD)
     assert (len(queue), queue.room(OLD)) == (0, 32)
+
+
+def lanes(queue: Queue, turns: int) -> list[bool]:
+    """Return which lane has each turn while both wait."""
+    for number in range(turns):
+        queue.put(LIVE, number, backfill=False, filed=False)
+        queue.put(OLD, number, backfill=True, filed=True)
+    queue.ended(True, 0.05, 0.05)  # so that one is known
+    return [queue.take(0).backfill for _ in range(turns)]
+
+
+def test_what_a_lane_had_too_much_is_forgotten_when_it_is_alone() -> None:
+    queue = Queue()
+    queue.put(LIVE, 0, backfill=False, filed=False)
+    assert lanes(queue, 2) == [False, True]
+    queue.forget(OLD)
+    queue.take(0)
+    queue.forget(LIVE)
+    assert lanes(queue, 4) == [False, True, False, False]
+
+
+def test_a_batch_that_did_not_go_costs_its_lane_no_turn() -> None:
+    queue = Queue()
+    queue.put(LIVE, 0, backfill=False, filed=False)
+    queue.put(OLD, 0, backfill=True, filed=True)
+    taken = queue.take(0)
+    queue.let_go(taken.backfill, taken.charged)
+    assert lanes(queue, 4) == [False, True, False, False]
