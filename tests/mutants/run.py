@@ -174,6 +174,9 @@ class Examiner:
         self.found: dict[str, dict[str, Found]] = {}
         self.before: dict[str, dict[str, Found]] = {}
         self.mutants: dict[str, dict[str, Mutant]] = {}
+        self.stamps: dict[str, str] = {}
+        """Of what is tried now, whatever is edited meanwhile."""
+        self.texts = {file: (HOUSE / "tests" / file).read_text() for file in TESTS}
         KEPT.mkdir(exist_ok=True)
         self.log = os.open(KEPT / "last.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
 
@@ -207,7 +210,7 @@ class Examiner:
         return set(known["modules"]) <= set(self.sources) and known["stamp"] == self._stamp_of(file, known["modules"])
 
     def _stamp_of(self, file: str, modules: Iterable[str]) -> str:
-        return stamp((HOUSE / "tests" / file).read_text(), self.helpers, *(self.sources[each] for each in modules))
+        return stamp(self.texts[file], self.helpers, *(self.sources[each] for each in modules))
 
     def _learn(self, file: str) -> int:
         reached: dict[str, set[int]] = {module: set() for module in self.sources}
@@ -245,22 +248,21 @@ class Examiner:
         for module in self.modules:
             self.mutants[module] = {each.key: each for each in mutants(self.sources[module])}
             self.found[module], self.before[module] = {}, {}
+            files = sorted({test.partition("::")[0] for test in self.map.reaching(module, None)})
+            texts = [self.texts[file.removeprefix("tests/")] for file in files]
+            self.stamps[module] = stamp(self.helpers, self.sources[module], *texts)
             kept = KEPT / f"{module}.json"
             if kept.exists():
                 known = json.loads(kept.read_text())
                 found = {key: Found(*each) for key, each in known["found"].items()}
                 self.before[module] = {key: Found(*each) for key, each in known["before"].items()} | found
-                if known["stamp"] == self._stamp(module):
+                if known["stamp"] == self.stamps[module]:
                     self.found[module] = {key: each for key, each in found.items() if key in self.mutants[module]}
-
-    def _stamp(self, module: str) -> str:
-        files = sorted({test.partition("::")[0] for test in self.map.reaching(module, None)})
-        return stamp(self.helpers, self.sources[module], *((HOUSE / file).read_text() for file in files))
 
     def keep(self, module: str) -> None:
         """Write what is known of a module's mutants."""
         kept = KEPT / f"{module}.json"
-        known = {"stamp": self._stamp(module), "found": self.found[module], "before": self.before[module]}
+        known = {"stamp": self.stamps[module], "found": self.found[module], "before": self.before[module]}
         kept.with_suffix(".new").write_text(json.dumps(known))
         kept.with_suffix(".new").rename(kept)
 

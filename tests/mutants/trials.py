@@ -27,8 +27,8 @@ SHORT = 8
 WORTH_SHORTENING = 0.05
 """Seconds of a property's test, from which it is tried with few examples first."""
 
-BUDGET = 15.0
-"""Seconds of tests that a mutant is tried with at most."""
+BUDGET = 5.0
+"""CPU-seconds of tests that a mutant is tried with at most."""
 
 MEMORY = 8 << 30
 """Bytes of addresses that a mutant may fill."""
@@ -53,7 +53,7 @@ class Step(NamedTuple):
 
     test: str
     cost: float
-    """Seconds."""
+    """CPU-seconds."""
     short: bool
     """Whether it is a property, tried with ``SHORT`` examples."""
 
@@ -68,10 +68,10 @@ def steps(
     """
     found = []
     for test, reach in tests.items():
-        weight = reach.seconds * len(reach.places)
-        found.append((0.0 if test == first else weight, Step(test, reach.seconds, False)))
-        if test in properties and reach.seconds > WORTH_SHORTENING and test != first:
-            found.append((weight / 8, Step(test, reach.seconds / 8, True)))
+        weight = reach.cpu * len(reach.places)
+        found.append((0.0 if test == first else weight, Step(test, reach.cpu, False)))
+        if test in properties and reach.cpu > WORTH_SHORTENING and test != first:
+            found.append((weight / 8, Step(test, reach.cpu / 8, True)))
     found.sort(key=lambda each: each[0])
     spent = accumulate(step.cost for _, step in found)
     return [step for (_, step), sum_ in zip(found, spent, strict=True) if sum_ < budget]

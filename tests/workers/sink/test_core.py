@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from haltere.workers.ledger.reader import LedgerReader
-from haltere.workers.ledger.rows import RunRow
+from haltere.workers.ledger.rows import Outcome, RunRow
 from haltere.workers.ledger.writer import Ledger
 from haltere.workers.reducers.base import Output
 from haltere.workers.sink.books import MAX_RANGES, Phase
@@ -532,3 +532,83 @@ def test_a_reduction_from_files_is_not_closed_by_the_sink_though_who_began_it_is
     bench.core.close_abandoned(bench.now, 1000.0)
     bench.core.close_abandoned(bench.now + 10_000.0, 11_000.0)
     assert bench.core.counters.abandoned == 0
+
+
+def other_run(number: int, serial: int) -> RunOpen:
+    return RunOpen(serial, f"run-{number}", f"processed-{number}", b"{}")
+
+
+def test_only_the_newest_of_the_completed_runs_are_remembered(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("haltere.workers.sink.core.REMEMBERED", 2)
+    bench.open(until=len(control()))
+    for message, payload in results():
+        bench.tell(WORKER, message, payload)
+    bench.commit()
+    bench.core.completed(RUN, 1.0)
+    serial = len(control())
+    for number in range(4):
+        bench.tell(DISPATCHER, other_run(number, serial := serial + 1))
+        bench.tell(DISPATCHER, RunClose(serial := serial + 1, f"run-{number}", [], "success", b"{}"))
+        bench.commit()
+        if number < 3:
+            bench.core.completed(f"run-{number}", 1.0)
+    assert list(bench.core.runs) == ["run-1", "run-2", "run-3"], "the two newest, and the one that is not complete"
+    assert bench.tell(WORKER, *result(EIGER, 0)) == []
+    assert bench.core.counters.unknown == 1
+
+
+def test_peers_beyond_the_bound_push_out_the_one_that_said_hello_first(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("haltere.workers.sink.core.MAX_PEERS", 2)
+    bench.tell(RECORDER, Hello(1, "recorder", "recorder", 1))
+    bench.open()
+    bench.tell(RECORDER, Hello(1, "recorder", "recorder", 2))
+    bench.tell(b"third", Hello(1, "recorder", "third", 1))
+    assert bench.tell(DISPATCHER, control()[3]) == [(DISPATCHER, Welcome(1, 1, 0, 0))]
+    bench.tell(WORKER, *result(EIGER, 0))
+    assert [peer for peer, _ in bench.commit()] == [WORKER, RECORDER, b"third"]
+
+
+def test_control_messages_beyond_the_bound_wait_with_their_dispatcher(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("haltere.workers.sink.core.MAX_CONTROLS", 2)
+    bench.tell(BROKER, Hello(1, "broker", "broker", 1))
+    bench.open()
+    assert list(bench.core.runs[RUN].streams) == ["eiger"]
+    spilled = Spilled(0, RUN, "eiger", [FileSpan("eiger_image", "file:///spill/a.h5", "/d", 4, 4, 0)])
+    assert bench.tell(DISPATCHER, control()[2]) == []
+    assert bench.tell(DISPATCHER, control()[3]) == []
+    assert bench.tell(BROKER, spilled) == []
+    assert bench.core.counters.refused == 2
+    assert bench.commit()[-1] == (DISPATCHER, Ack(7, 4))
+    assert bench.tell(BROKER, spilled) == []
+    assert bench.commit() == [(BROKER, spilled)], "it says it again"
+
+
+def test_what_was_spilled_of_a_complete_run_is_answered_at_once(bench: Bench) -> None:
+    bench.open(until=len(control()))
+    for message, payload in results():
+        bench.tell(WORKER, message, payload)
+    bench.commit()
+    bench.core.completed(RUN, 1.0)
+    bench.tell(BROKER, Hello(1, "broker", "broker", 1))
+    spilled = Spilled(0, RUN, "eiger", [FileSpan("eiger_image", "file:///spill/a.h5", "/d", 4, 4, 0)])
+    assert bench.tell(BROKER, spilled) == [(BROKER, spilled)]
+    assert bench.commit() == []
+
+
+def test_what_a_sink_does_not_understand_is_passed_over(bench: Bench) -> None:
+    assert bench.tell(WORKER, Ack(7, 3)) == []
+
+
+def test_a_batch_that_the_ledger_turns_out_to_have_is_a_duplicate(bench: Bench) -> None:
+    bench.open()
+    bench.tell(WORKER, *result(EIGER, 0))
+    bench.now += 2 * GROUP_SECONDS
+    assert bench.core.take(bench.now) is not None
+    done = Done(RUN, "eiger", "cfg-a", [(0, BATCH)])
+    assert bench.core.committed(Outcome([], [False]), bench.now) == [(WORKER, done)]
+    assert bench.core.counters.duplicates == bench.core.runs[RUN].duplicates == 1
+    assert bench.core.counters.frames == 0
