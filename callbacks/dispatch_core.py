@@ -33,7 +33,7 @@ from ..workers.wire.messages import (
     decode,
     encode,
 )
-from .dispatch_streams import File, Key, Stream, batch_size, input_spec
+from .dispatch_streams import UNNUMBERED, File, Key, Stream, batch_size, input_spec
 from .dispatch_window import Window
 from .plain_json import fit_json
 from .reduction import Reduction
@@ -46,6 +46,8 @@ MAX_START: Final = 48 * 1024
 MAX_STOP: Final = 32 * 1024
 MAX_RUNS: Final = 256
 """Most runs that may wait for the sink; those beyond are left out, and said so."""
+MAX_WARNED: Final = 1000
+"""Warnings that are remembered, so that each is told once."""
 
 HDF5: Final = ("application/x-hdf5", "application/x-hdf")
 
@@ -131,7 +133,7 @@ class DispatchCore:
         plain = {**doc, **marks, "recipes": [msgspec.to_builtins(each) for each in chosen]}
         start = fit_json(plain, MAX_START, keep=("uid", "time", "scan_id", "recipes", *marks))
         processed = recipe_rules.processed_uid(uid, chosen) if again is None else again.processed
-        run.queue.append(RunOpen(0, run.name, processed, start))
+        run.queue.append(RunOpen(UNNUMBERED, run.name, processed, start))
 
     def _parsed(self, uid: str, given: Any) -> Iterator[Recipe]:
         """Give the recipes that are good; one line for each that isn't."""
@@ -197,7 +199,7 @@ class DispatchCore:
         batch, total = batch_size(run.dwell), None
         if self._reduction is not None:
             batch, total = self._reduction.batches.get(device, batch), self._reduction.totals.get(device)
-        message = StreamOpen(0, run.name, device, cfg, batch, inputs, good, live, policy, total, sums)
+        message = StreamOpen(UNNUMBERED, run.name, device, cfg, batch, inputs, good, live, policy, total, sums)
         try:
             decode(encode(message))
         except WireError as error:
@@ -241,8 +243,8 @@ class DispatchCore:
                 )
             return
         if doc.get("mimetype") not in HDF5 or not dataset or parameters.get("template"):
-            what = "a file name template" if parameters.get("template") else str(doc.get("mimetype"))
-            self._warn(run.uid, f"{key}: its frames can't be read from files of {what}; only from one HDF5 dataset")
+            kind = f"{doc.get('mimetype')}, dataset {dataset}, template {parameters.get('template')}"
+            self._warn(run.uid, f"{key}: its frames can't be read from files of {kind}; only from one HDF5 dataset")
             return
         uri = str(doc["uri"])
         if self._roots and not _lies_in(uri, self._roots):
@@ -275,7 +277,7 @@ class DispatchCore:
     def _warn(self, run: str, text: str) -> None:
         """Say something once per run."""
         if (run, text) not in self._warned:
-            if len(self._warned) > 1000:
+            if len(self._warned) >= MAX_WARNED:
                 self._warned.clear()
             self._warned.add((run, text))
             log.warning("run %s: %s", run, text)
@@ -363,7 +365,9 @@ class DispatchCore:
                     "the rest is left out",
                 )
         status = str(stop.get("exit_status", "fail"))
-        return RunClose(0, run.name, totals, status, fit_json(stop, MAX_STOP, keep=("uid", "time", "exit_status")))
+        return RunClose(
+            UNNUMBERED, run.name, totals, status, fit_json(stop, MAX_STOP, keep=("uid", "time", "exit_status"))
+        )
 
     def _forget(self) -> None:
         if self._window.empty and not self._runs:

@@ -18,6 +18,8 @@ BATCH_SECONDS: Final = 0.1
 
 DEFAULT_BATCH: Final = 16
 MAX_SPANS: Final = 256
+UNNUMBERED: Final = 0
+"""Serial of a message until the window numbers it."""
 
 
 @dataclass(slots=True)
@@ -99,7 +101,7 @@ class Stream:
         while True:
             spans = [cut(span, first, stop) for key in self.keys.values() for span in key.spans]
             files = [span for span in spans if span is not None]
-            message = Expect(0, run, self.name, first, stop, files)
+            message = Expect(UNNUMBERED, run, self.name, first, stop, files)
             size = len(encode(message))
             if len(files) <= MAX_SPANS and size < MAX_CONTROL - 64:
                 break

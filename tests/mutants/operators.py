@@ -1,7 +1,7 @@
 """Small changes to a module's source, each of which a good suite of tests notices.
 
 Left alone are docstrings, annotations, what is logged, texts, and constants of a module: how long something waits is
-a choice, not a fact that a test should repeat.
+a choice, not a fact that a test should repeat. So are assertions, to which ``zip``'s ``strict`` belongs.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ NOT_ITS_OWN: Final = frozenset(
     ("body", "orelse", "handlers", "finalbody", "cases", "annotation", "decorator_list", "returns", "args")
 )
 """Fields of statements that are other statements, or declarations."""
+
+LOGGING: Final = ("log.", "self._warn", "self._complain")
+"""How calls begin that only tell people something."""
 
 
 class Place(NamedTuple):
@@ -111,7 +114,7 @@ def _quiet(statement: ast.stmt, parent: ast.AST) -> bool:
         value = statement.value
         if isinstance(value, ast.Constant):
             return True
-        return isinstance(value, ast.Call) and ast.unparse(value.func).startswith("log.")
+        return isinstance(value, ast.Call) and ast.unparse(value.func).startswith(LOGGING)
     return False
 
 
@@ -131,7 +134,7 @@ def _every_change(statement: ast.stmt) -> Iterator[ast.stmt]:
         yield ast.Continue()
     if isinstance(statement, ast.Continue):
         yield ast.Break()
-    if isinstance(statement, ast.Return) and statement.value is not None and not _is_none(statement.value):
+    if isinstance(statement, ast.Return) and statement.value is not None and not _is_false(statement.value):
         yield ast.Return(ast.Constant(None))
     if isinstance(statement, ast.AugAssign) and type(statement.op) in ARITHMETIC:
         changed = copy.deepcopy(statement)
@@ -174,7 +177,7 @@ def _within(expression: ast.expr) -> Iterator[ast.expr]:
             yield from _within(child.iter)
             for condition in child.ifs:
                 yield from _within(condition)
-        elif isinstance(child, ast.keyword):
+        elif isinstance(child, ast.keyword) and child.arg != "strict":
             yield from _within(child.value)
 
 
@@ -215,8 +218,9 @@ def _text(operation: ast.BinOp) -> bool:
     )
 
 
-def _is_none(value: ast.expr) -> bool:
-    return isinstance(value, ast.Constant) and value.value is None
+def _is_false(value: ast.expr) -> bool:
+    """Say whether it is None, or what its callers can't tell from None."""
+    return isinstance(value, ast.Constant) and (value.value is None or value.value is False)
 
 
 def _first_line(statement: ast.stmt) -> str:

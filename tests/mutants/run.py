@@ -78,6 +78,9 @@ TESTS: Final = (
 )
 """Tests that need no other process: those that run a core, and a few runs of the simulation."""
 
+LEFT_OUT: Final = ("in_any_process", "soak_reports")
+"""Words in the names of tests that start processes all the same."""
+
 PRELOADED: Final = ("numpy", "h5py", "msgspec", "zmq", "hypothesis.stateful", "hypothesis.extra.numpy", "pytest")
 """Imported once, before the forks."""
 
@@ -233,7 +236,7 @@ class Examiner:
                 taken = time.monotonic() - began, time.process_time() - cpu
                 kept["tests"][test] = Reach(*taken, take())
 
-        code = collected([file], run)
+        code = collected([file], LEFT_OUT, run)
         if code == 0:
             modules = set(kept["imports"]).union(*(reach.places for reach in kept["tests"].values()))
             kept["modules"] = sorted(modules)
@@ -330,7 +333,7 @@ class Examiner:
         for descriptor in (1, 2):
             os.dup2(self.log, descriptor)
         sys.stderr = open(gone, "w")  # noqa: SIM115 - it lasts as long as the process
-        return collected(TESTS, run)
+        return collected(TESTS, LEFT_OUT, run)
 
     def _see_that_they_pass(self, suite: Suite) -> None:
         """Run the tests once in our way, without a mutant, as far as that wasn't done."""
@@ -376,7 +379,7 @@ class Examiner:
 
         signal.setitimer(signal.ITIMER_PROF, 60)
         files = sorted({test.partition("::")[0].removeprefix("tests/") for test in tests})
-        return collected(files, run) or code
+        return collected(files, LEFT_OUT, run) or code
 
 
 def _outcome(code: int, by: str) -> Found:

@@ -80,16 +80,17 @@ def steps(
 class Suite:
     """Collects tests, and hands them to whoever runs them. A plugin for pytest."""
 
-    def __init__(self, run: Callable[[Suite], None]) -> None:
-        self._run = run
+    def __init__(self, left_out: Sequence[str], run: Callable[[Suite], None]) -> None:
+        self._left_out, self._run = left_out, run
         self.items: dict[str, Any] = {}
         self._failed = False
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         """Take note of the tests, and of how long their examples are."""
         for item in items:
-            self.items[item.nodeid] = item
-            self._set(item)
+            if not any(word in item.nodeid for word in self._left_out):
+                self.items[item.nodeid] = item
+                self._set(item)
 
     def pytest_runtestloop(self, session: Any) -> bool:
         """Run the tests in our way."""
@@ -153,10 +154,12 @@ def _setting(holder: Any) -> str:
     return "settings" if isinstance(holder, type) else "_hypothesis_internal_use_settings"
 
 
-def collected(files: Sequence[str], run: Callable[[Suite], None]) -> int:
-    """Let ``run`` have the tests of these files. Return pytest's exit code."""
+def collected(files: Sequence[str], left_out: Sequence[str], run: Callable[[Suite], None]) -> int:
+    """Let ``run`` have the tests of these files, without those that have such words in their names."""
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    return int(pytest.main([*OPTIONS, *(str(HOUSE / "tests" / file) for file in files)], plugins=[Suite(run)]))
+    return int(
+        pytest.main([*OPTIONS, *(str(HOUSE / "tests" / file) for file in files)], plugins=[Suite(left_out, run)])
+    )
 
 
 def forked(log: int, work: Callable[[], int]) -> int:

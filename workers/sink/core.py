@@ -463,8 +463,7 @@ class SinkCore:
             self._waiting.group.control.append((close(run.open, totals, wall), None))
             self._tellers.closes(uid)
             self.counters.abandoned += 1
-            promised = ", ".join(f"{n} frames of {stream}" for stream, n in totals.items()) or "no frame"
-            log.warning("run %s: %s (%s); closed with %s", uid, REASON, self._tellers.name(uid) or "unknown", promised)
+            log.warning("run %s: %s (%s); closed with %s", uid, REASON, self._tellers.name(uid) or "unknown", totals)
 
     def lost(self, peer: bytes) -> list[Send]:
         """Take note that ``peer`` can't be reached. A broker that comes back must say Hello, and hears everything."""

@@ -19,6 +19,8 @@ LOOK: Final = 1.0
 """Seconds between two looks."""
 
 REASON: Final = "the session that measured it ended without a stop document"
+UNNUMBERED: Final = 0
+"""Serial of a message that no dispatcher sent."""
 CLOSED_BY: Final = "closed_by"
 """A key of the stop document that the sink writes for a run that nobody closed."""
 
@@ -121,7 +123,7 @@ def close(run: RunOpen, totals: Mapping[str, int], wall: float) -> RunClose:
         CLOSED_BY: "sink",
     }
     counts = [StreamTotal(stream, n) for stream, n in totals.items()]
-    return RunClose(0, run.run, counts, "fail", json.dumps(stop).encode())
+    return RunClose(UNNUMBERED, run.run, counts, "fail", json.dumps(stop).encode())
 
 
 def by_sink(message: RunClose) -> bool:
