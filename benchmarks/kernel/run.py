@@ -39,6 +39,8 @@ class Options:
     core: int = 0
     beyond: bool = True
     """Also start-up, sets of instructions, threads and processes."""
+    spectra: bool = True
+    """Also fluorescence."""
 
 
 QUICK: Final = Options(
@@ -48,6 +50,7 @@ QUICK: Final = Options(
     tasks=tuple(task for task in TITLES if task != "full"),
     seconds=0.15,
     beyond=False,
+    spectra=False,
 )
 
 
@@ -82,10 +85,11 @@ def check(options: Options) -> None:
             raise SettingsError(f"haltere bench kernel knows no {what} {wrong[0]!r}; there are {', '.join(known)}")
     if not all(0 < level < 1e4 for level in options.levels):
         raise SettingsError("haltere bench kernel: a level is the mean count of a pixel, above 0 and below 10000")
-    if missing := [package for module, package in EXTRA.items() if find_spec(module) is None]:
+    needed = {**EXTRA, "PyMca5": "PyMca5"} if options.spectra else EXTRA
+    if missing := [package for module, package in needed.items() if find_spec(module) is None]:
         raise SettingsError(
             f"haltere bench kernel compares with {' and '.join(missing)}, not installed here: "
-            "pip install 'haltere[bench]'"
+            "pip install 'haltere[bench]'" + (" (or --no-spectra)" if missing == ["PyMca5"] else "")
         )
 
 
@@ -110,10 +114,13 @@ def measure(options: Options) -> dict[str, Any]:
         with start("child", {**asdict(options), "detector": name}) as process:
             cases += process.answers()
     others: dict[str, Any] = {}
+    if options.spectra:
+        with start("spectra", asdict(options)) as process:
+            others |= process.answer()
     if options.beyond:
         from . import beyond
 
-        others = beyond.measure(options)
+        others |= beyond.measure(options)
     return {
         "benchmark": "kernel",
         "machine": described,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ...workers.errors import SettingsError
-from . import machine
+from . import machine, spectra
 from .agreement import words
 from .detectors import DETECTORS
 from .tasks import OURS, TITLES
@@ -28,6 +28,8 @@ def text(result: dict[str, Any]) -> str:
                 f"  (least {row['least_ms']:.3f}){faster(row):>10}  {words(row['agreement'])}"
                 for row in rows
             )
+    if "spectra" in result:
+        parts += ["\nFluorescence, 4096 channels × 25 templates", *spectra.text(result["spectra"])]
     parts += ["", *_beyond(result)]
     return "\n".join(parts)
 
@@ -77,6 +79,8 @@ def markdown(result: dict[str, Any]) -> str:
     parts = [f"Measured on {machine.line(result['machine'])}.", ""]
     parts += ["### Frames per second and core", "", *_rates(result), ""]
     parts += ["### Beside the others", "", *_ratios(result)]
+    if "spectra" in result:
+        parts += ["", "### Fluorescence", "", *_fluorescence(result["spectra"])]
     parts += ["", *(f"- {each}" for each in _beyond(result))]
     return "\n".join(parts)
 
@@ -114,6 +118,16 @@ def _ratios(result: dict[str, Any]) -> Iterable[str]:
                 row = next((row for row in by_task(case).get(task, []) if row["engine"] == engine), None)
                 cells.append("" if row is None else _cell(row))
             yield _line([TITLES[task], engine, *cells])
+
+
+def _fluorescence(rows: list[dict[str, Any]]) -> Iterable[str]:
+    yield "Spectra of one element per second and core; in brackets how many times faster the kernel is."
+    yield ""
+    yield from _lines(["4096 channels × 25 templates", "", "spectra/s", "areas within"], align=2)
+    for row in rows:
+        rate = f"{row['spectra_per_s']}" + ("" if row["engine"] == OURS else f" ({faster(row)})")
+        far = f"{row['deviation']:.0e} σ" if "deviation" in row else ""
+        yield _line([spectra.TITLES[row["name"]], row["engine"], rate, far])
 
 
 def _cell(row: dict[str, Any]) -> str:

@@ -38,6 +38,9 @@ def kernel(
         list[str] | None, typer.Option(help="One reduction, as the JSON names it; repeat for more.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One sample, less often: within a minute.")] = False,
+    spectra: Annotated[
+        bool | None, typer.Option("--spectra/--no-spectra", help="Also fluorescence; by default unless --quick.")
+    ] = None,
     seconds: Annotated[float | None, typer.Option(min=0.01, help="CPU time of each competitor at a sample.")] = None,
     core: Annotated[int | None, typer.Option(min=0, help="The CPU to measure on; else the last there is.")] = None,
     write: Annotated[Path | None, typer.Option(help="A page (Markdown) with a place for the tables.")] = None,
@@ -52,6 +55,8 @@ def kernel(
 
     given: dict[str, Any] = {"detectors": detector, "dtypes": dtype, "levels": level, "tasks": task}
     chosen: dict[str, Any] = {name: tuple(values) for name, values in given.items() if values}
+    if spectra is not None:
+        chosen["spectra"] = spectra
     if seconds is not None:
         chosen["seconds"] = seconds
     options = replace(run.QUICK if quick else run.Options(), core=run.choose_core(core), **chosen)

@@ -57,6 +57,23 @@ def test_the_page_has_a_column_for_each_level_and_names_the_level_of_the_ratios(
     assert "| 1000 bins, no splitting | pyFAI no,csc | 20 (15 ×) |" in tables
 
 
+SPECTRA = [
+    {"name": "nonnegative", "engine": "haltere", "spectra_per_s": 150_000, "ratio": 1.0, "deviation": 6e-6},
+    {"name": "nonnegative", "engine": "scipy nnls", "spectra_per_s": 750, "ratio": 200.0, "deviation": 1e-13},
+    {"name": "reducer", "engine": "haltere", "spectra_per_s": 140_000, "ratio": 1.0},
+]
+
+
+def test_spectra_have_a_table_of_their_own() -> None:
+    measured = {**result(5.0), "spectra": SPECTRA}
+    assert "| no negative areas, one element, dead time | scipy nnls | 750 (200 ×) | 1e-13 σ |" in table.markdown(
+        measured
+    )
+    (theirs,) = (line for line in table.text(measured).splitlines() if "scipy nnls" in line)
+    assert theirs.split() == ["scipy", "nnls", "750", "spectra/s", "200", "×", "within", "1e-13", "σ"]
+    assert "Fluorescence" not in table.markdown(result(5.0)) + table.text(result(5.0))
+
+
 def test_only_what_is_between_the_two_lines_is_replaced(tmp_path: Path) -> None:
     page = tmp_path / "performance.md"
     page.write_text(f"# Before\n{table.BEGIN}\nold\n{table.END}\nAfter\n")

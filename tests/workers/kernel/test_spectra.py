@@ -175,7 +175,10 @@ def digest() -> str:
 X86 = platform.machine() in ("x86_64", "AMD64")
 
 
-ENVIRONMENTS = ({"NUMBA_CPU_NAME": "generic"}, {"NUMBA_CPU_NAME": "haswell", "HALTERE_KERNEL_CHECKED": "1"})
+ENVIRONMENTS = (
+    {"NUMBA_CPU_NAME": "generic"},
+    {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "", "HALTERE_KERNEL_CHECKED": "1"},
+)
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS if X86 else [{"HALTERE_KERNEL_CHECKED": "1"}])
