@@ -30,10 +30,11 @@ from ..files.frames import FrameReader
 from ..frame_life import FRAME, STATUS, Frame, FrameEvent
 from ..payload import Piece, pack
 from ..processes.death import on_parents_death
-from ..reducers.base import Array, Batch, Chunk, Output, Partial, Reducer, Setup
+from ..reducers.base import Array, Batch, Chunk, Made, Output, Partial, Reducer, Setup
 from ..wire.messages import LOST, MAX_CONTROL, Damaged, Nack, RecipeSpec, Result, StreamOpen, Work, encode
 from .pipe import BETWEEN, SETTING_UP, At, Failed, Ready, Record, Reduced, Unframer, frame
 from .reading import Reading, Unreadable
+from .sharing import Walks
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +143,7 @@ class Reducing:
         self._say = say
         self._build = build
         self._streams: OrderedDict[StreamKey, StreamOpen] = OrderedDict()
-        self._operators: OrderedDict[StreamKey, list[Operator]] = OrderedDict()
+        self._operators: OrderedDict[StreamKey, tuple[list[Operator], Walks]] = OrderedDict()
         self._told: set[StreamKey] = set()
         """Streams whose const outputs have gone out."""
 
@@ -173,7 +174,7 @@ class Reducing:
         new = some and key not in self._operators
         if new:
             self._say(At(work.token, SETTING_UP))
-        operators = self._operators_of(key, stream, ready=some)
+        operators, walks = self._operators_of(key, stream, ready=some)
         if new:
             self._say(At(work.token, BETWEEN))
         rows = [Rows.empty(operator, work.n) for operator in operators]
@@ -185,8 +186,9 @@ class Reducing:
                 end = STATUS[FRAME.move(group.before, group.event)]
                 for number in group.frames:
                     status[number - work.first] = end
-                for mine in rows:
-                    for number, reason in self._map(mine, batch, work.first):
+                together = walks.made(batch)
+                for place, mine in enumerate(rows):
+                    for number, reason in self._reduce(mine, batch, work.first, together.get(place)):
                         if group.live and (damage := _damage(batch, number, group.live)):
                             worse[number] = damage
                             continue
@@ -227,18 +229,22 @@ class Reducing:
             return Failed(Nack(*key[:2], work.first, work.n, work.token, -1, why, False))
         return Reduced(result, cpu_us), payload
 
-    def _operators_of(self, key: StreamKey, stream: StreamOpen, *, ready: bool) -> list[Operator]:
-        """Return the stream's operators; if none of its frames is to be reduced they needn't be set up."""
+    def _operators_of(self, key: StreamKey, stream: StreamOpen, *, ready: bool) -> tuple[list[Operator], Walks]:
+        """Return the stream's operators, and what they share.
+
+        If none of its frames is to be reduced they needn't be set up, and share nothing.
+        """
         if key in self._operators:
             self._operators.move_to_end(key)
             return self._operators[key]
         operators = [self._operator(spec, stream, ready) for spec in stream.recipes]
+        walks = Walks([operator.reducer for operator in operators] if ready else [])
         if ready:
             self._told.discard(key)
-            self._operators[key] = operators
+            self._operators[key] = operators, walks
             while len(self._operators) > KEEP:
                 self._operators.popitem(last=False)
-        return operators
+        return operators, walks
 
     def _operator(self, spec: RecipeSpec, stream: StreamOpen, ready: bool) -> Operator:
         inputs = tuple(stream.inputs)
@@ -256,6 +262,20 @@ class Reducing:
             reason = _reason(spec.name, error)
             log.exception("%s", reason)
             return Operator(spec.name, None, outputs, broken=reason)
+
+    def _reduce(self, rows: Rows, batch: Batch, first: int, made: Made | None) -> Iterator[tuple[int, str]]:
+        """Take what a shared walk made for a recipe, or reduce the batch by it alone; yield as :meth:`_map`."""
+        reducer = rows.operator.reducer
+        if made is not None and reducer is not None:
+            try:
+                rows.put(reducer.finish(batch.index, made), batch.index - first)
+            except MemoryError:
+                raise
+            except Exception as error:  # whatever it is, the recipe alone finds the frame that it is about
+                log.info("recipe %s, frames from %d on: by itself now: %s", rows.operator.name, batch.index[0], error)
+            else:
+                return
+        yield from self._map(rows, batch, first)
 
     def _map(self, rows: Rows, batch: Batch, first: int) -> Iterator[tuple[int, str]]:
         """Reduce a batch by one recipe; yield the frames that it can't reduce, and why."""
