@@ -187,18 +187,37 @@ def permute16(builder: Any, value: Any, places: Any) -> Any:
 
 
 @intrinsic
-def repeat16(typing: Any, to: Any, to_offset: Any, source: Any, offset: Any, table: Any, row: Any) -> Any:
-    """``(to, to_offset, source, offset, table, row)``: write the 16 bytes there in the order of a table's row."""
+def repeat16(typing: Any, to: Any, to_offset: Any, offset: Any, table: Any, row: Any, step: Any, count: Any) -> Any:
+    """``(to, to_offset, offset, table, row, step, count)``: repeat the 16 bytes at ``offset`` in the order of a row.
+
+    They are written each ``step`` bytes until ``count`` bytes are, at least once; up to 15 more are. The bytes are read
+    once: in each round anew, the CPU would wait for what the last one wrote.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         kind = vector(I8, 16)
-        source = pointer(context, builder, signature.args[2], given[2], given[3], 16)
-        places = pointer(context, builder, signature.args[4], given[4], given[5], 16)
-        to = pointer(context, builder, signature.args[0], given[0], given[1], 16)
-        store(builder, permute16(builder, load(builder, source, kind), load(builder, places, kind)), to)
+        array, at, source, table, row, step, count = given
+        places = load(builder, pointer(context, builder, signature.args[3], table, row, 16), kind)
+        value = load(builder, pointer(context, builder, signature.args[0], array, source, 16), kind)
+        value = permute16(builder, value, places)
+        before, body, after = (
+            builder.block,
+            builder.append_basic_block("repeat"),
+            builder.append_basic_block("repeated"),
+        )
+        builder.branch(body)
+        builder.position_at_end(body)
+        done = builder.phi(I64)
+        done.add_incoming(ir.Constant(I64, 0), before)
+        store(builder, value, pointer(context, builder, signature.args[0], array, builder.add(at, done), 16))
+        then = builder.add(done, step)
+        done.add_incoming(then, builder.block)
+        builder.cbranch(builder.icmp_signed("<", then, count), body, after)
+        builder.position_at_end(after)
         return context.get_dummy_value()
 
-    return types.void(to, types.int64, source, types.int64, table, types.int64), generate
+    i64 = types.int64
+    return types.void(to, i64, i64, table, i64, i64, i64), generate
 
 
 # --- bits ------------------------------------------------------------------------------------------------------------

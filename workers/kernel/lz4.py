@@ -120,7 +120,11 @@ def decode_block(
         begin = op - offset
         if offset == 0 or begin < 0 or op > size - LAST_MATCH or op + match > size - LAST_LITERALS:
             return DAMAGED
-        if match >= LONG and plane > 0 and _leave_out(source, at, end, to, op, match, offset, plane, run):
+        if (
+            match >= LONG
+            and plane > 0
+            and _leave_out(source, at, end, to, op, match, offset, orders, steps, plane, run)
+        ):
             op += match
             continue
         if offset >= 32:
@@ -134,16 +138,24 @@ def decode_block(
                 copy16(to, op + i, to, begin + i)
                 i += 16
         else:
-            step = steps[offset]
-            i = 0
-            while i < match:
-                repeat16(to, op + i, to, begin, orders, offset * 16)
-                i += step
+            repeat16(to, op, begin, orders, offset * 16, steps[offset], match)
         op += match
 
 
 @inner
-def _leave_out(source: Any, at: int, end: int, to: Any, op: int, match: int, offset: int, plane: int, run: Any) -> bool:
+def _leave_out(
+    source: Any,
+    at: int,
+    end: int,
+    to: Any,
+    op: int,
+    match: int,
+    offset: int,
+    orders: Any,
+    steps: Any,
+    plane: int,
+    run: Any,
+) -> bool:
     """Leave out the planes in a long match that repeat one before them, if nothing can refer to them any more.
 
     The upper bit planes of a frame are all alike: zero, or the detector's gaps. They end in one match, and after that
@@ -176,10 +188,12 @@ def _leave_out(source: Any, at: int, end: int, to: Any, op: int, match: int, off
         while i < first:
             copy32(to, i, to, i - distance)
             i += 32
-    else:
+    elif distance >= 16:
         while i < first:
-            write8(to, i, read8(to, i - distance))
-            i += 1
+            copy16(to, i, to, i - distance)
+            i += 16
+    elif i < first:
+        repeat16(to, i, i - distance, orders, distance * 16, steps[distance], first - i)
     i = last
     while i < stop:
         copy32(to, i, to, base + i - last)
