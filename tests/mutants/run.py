@@ -63,6 +63,7 @@ TESTS: Final = (
     "workers/ingest/test_core.py",
     "workers/ingest/test_decimation.py",
     "workers/spill/test_core.py",
+    "workers/spill/test_pipe.py",
     "workers/spill/test_file.py",
     "workers/sink/test_core.py",
     "workers/sink/test_abandoned.py",

@@ -7,6 +7,7 @@ import resource
 import signal
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
@@ -157,6 +158,10 @@ def _setting(holder: Any) -> str:
 def collected(files: Sequence[str], left_out: Sequence[str], run: Callable[[Suite], None]) -> int:
     """Let ``run`` have the tests of these files, without those that have such words in their names."""
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    rings: Any = import_module("haltere.workers.ring")
+    own = rings.FOLDER / "haltere.mutants"
+    own.mkdir(exist_ok=True)
+    rings.FOLDER = own  # a mutant may sweep the rings of the living
     return int(
         pytest.main([*OPTIONS, *(str(HOUSE / "tests" / file) for file in files)], plugins=[Suite(left_out, run)])
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -166,8 +167,9 @@ def test_a_reader_keeps_what_it_has_mapped_when_the_ring_goes(ring: Ring) -> Non
 
 
 def test_the_ring_of_a_killed_process_is_swept_and_a_living_ones_is_not(ring: Ring) -> None:
-    program = "import os, signal\nfrom haltere.workers.ring import Ring\n"
-    program += "r = Ring.create(65536)\nprint(r.name, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
+    program = "import os, pathlib, signal\nfrom haltere.workers import ring\n"
+    program += f"ring.FOLDER = pathlib.Path({str(FOLDER)!r})\n"
+    program += "r = ring.Ring.create(65536)\nprint(r.name, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
     dead = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip()
     assert (FOLDER / dead).exists()
     assert dead in sweep()
@@ -180,3 +182,79 @@ def test_a_ring_larger_than_shared_memory_is_refused_in_one_line() -> None:
         Ring.create(1 << 50)
     assert "\n" not in str(caught.value)
     assert not list(FOLDER.glob(f"haltere-{os.getpid()}-*"))
+
+
+def test_a_name_that_is_taken_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = iter(range(10**9, 10**9 + 9))
+    monkeypatch.setattr("haltere.workers.ring._numbers", numbers)
+    taken = FOLDER / f"haltere-{os.getpid()}-{10**9 + 1}"
+    with Ring.create(SIZE):
+        taken.touch()
+        try:
+            with Ring.create(SIZE) as other:  # its number is the taken one's: swept, or passed over
+                assert other.name in (taken.name, f"haltere-{os.getpid()}-{10**9 + 2}")
+        finally:
+            taken.unlink(missing_ok=True)
+
+
+def test_a_name_that_is_held_by_a_living_process_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Ring.create(SIZE) as ring:
+        number = int(ring.name.rsplit("-", 1)[1])
+        monkeypatch.setattr("haltere.workers.ring._numbers", iter((number, number + 10**9)))
+        with Ring.create(SIZE) as other:
+            assert other.name == f"haltere-{os.getpid()}-{number + 10**9}"
+
+
+def test_a_folder_that_cannot_be_written_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("haltere.workers.ring.FOLDER", tmp_path / "nowhere")
+    with pytest.raises(SettingsError, match="can't be written: No such file"):
+        Ring.create(SIZE)
+
+
+def test_what_is_swept_while_it_is_made_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process removes the name, or has the lock, between the making and the locking."""
+    lock, said = fcntl.flock, iter(("removed", "locked", ""))
+
+    def flock(descriptor: int, how: int) -> None:
+        what = next(said, "")
+        if what == "removed":
+            os.unlink(os.readlink(f"/proc/self/fd/{descriptor}"))
+        elif what == "locked":
+            raise BlockingIOError
+        lock(descriptor, how)
+
+    monkeypatch.setattr("haltere.workers.ring.sweep", list)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    before = len(os.listdir("/proc/self/fd"))
+    with Ring.create(SIZE) as ring:
+        assert (FOLDER / ring.name).exists()
+        left = [path for path in FOLDER.glob(f"haltere-{os.getpid()}-*") if path.name != ring.name]
+        for path in left:  # of the one that another had locked
+            path.unlink()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_ring_without_bytes_is_no_ring(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("haltere.workers.ring.FOLDER", tmp_path)
+    (tmp_path / "haltere-1-1").touch()
+    with pytest.raises(FileError, match="not a ring of this user's"):
+        RingView.attach("haltere-1-1")
+
+
+def test_what_has_no_name_of_a_ring_is_not_swept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("haltere.workers.ring.FOLDER", tmp_path)
+    (tmp_path / "haltere-log").touch()
+    (tmp_path / "haltere-2-2").symlink_to(tmp_path / "haltere-log")
+    for number in range(3):
+        (tmp_path / f"haltere-1-{number}").touch()
+    assert sorted(sweep()) == ["haltere-1-0", "haltere-1-1", "haltere-1-2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["haltere-2-2", "haltere-log"]
+
+
+@pytest.mark.parametrize("size", [0, ALIGNMENT + PADDING - 1])
+def test_an_arena_that_holds_no_frame_is_refused(size: int) -> None:
+    with pytest.raises(SettingsError, match="holds no frame"):
+        Arena(size)
+    Arena(ALIGNMENT + PADDING)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from haltere.workers.wire.messages import (
@@ -280,3 +281,27 @@ def test_when_it_leaves_it_gives_back_what_has_not_begun(bench: Bench) -> None:
     bench.do(bench.core.leave())
     assert bench.to_broker() == [Bye(1)]
     assert bench.core.take() is None
+
+
+def test_answers_to_what_was_not_asked_are_counted_and_change_nothing(bench: Bench) -> None:
+    bench.to_broker()
+    bench.to_sink()
+    result = Result("run", "eiger", "cfg", 0, 4, 99, "w", bytes(4), [], [])
+    assert bench.core.reduced(result, b"12345678", 1000, bench.now) == []
+    assert bench.core.failed(Nack("run", "eiger", 0, 4, 99, -1, "late", True)) == []
+    assert bench.core.counts == {"answers to no question": 2, "NACK": 1}
+    assert (bench.core.frames, bench.core.reduce_us) == (0, 0)
+
+
+def test_what_no_broker_says_is_counted(bench: Bench) -> None:
+    assert bench.core.from_broker(Bye(1), bench.now) == []
+    assert bench.core.counts["unexpected"] == 1
+
+
+def test_streams_beyond_the_bound_push_out_the_one_that_was_told_first(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("haltere.workers.worker.core.MAX_STREAMS", 2)
+    for name in ("a", "eiger", "b"):
+        bench.core.from_broker(msgspec.structs.replace(STREAM, stream=name), bench.now)
+    assert [stream for _, stream, _ in bench.core.streams] == ["eiger", "b"]
