@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from haltere.callbacks.processed_documents import Named, ProcessedDocuments
+from haltere.callbacks.processed_keys import MOST_INTERVALS, frames
 from haltere.workers.errors import ReductionError
 from haltere.workers.ledger.rows import BatchRow, ConstRow
 from haltere.workers.payload import Piece, pack
@@ -277,3 +278,45 @@ def test_any_order_of_commits_gives_every_frame_once_and_the_same_order_the_same
     uids = [doc["uid"] for name, doc in documents if name != "event_page"]
     uids += itertools.chain.from_iterable(doc["uid"] for name, doc in documents if name == "event_page")
     assert len(set(uids)) == len(uids)
+
+
+def test_what_waits_is_counted_in_frames() -> None:
+    made = composer()
+    made.start()
+    assert made.waiting == 0
+    made.batch(row(EIGER, 4))
+    made.batch(row(EIGER, 8))
+    assert made.waiting == 8
+    made.batch(row(PILC, 5))
+    assert made.waiting == 13
+    made.batch(row(EIGER, 0))
+    made.batch(row(PILC, 0))
+    made.batch(row(PILC, 10))
+    assert made.waiting == 0
+
+
+@pytest.mark.parametrize(("hints", "kept"), [(None, {}), ("nonsense", {}), ({"gridding": "rectilinear"}, None)])
+def test_hints_that_name_no_dimensions_are_passed_on_as_they_are(hints: Any, kept: Any) -> None:
+    made = ProcessedDocuments("raw", "processed", {**START, "hints": hints}, 999.0, NEXUS)
+    ((_, start),) = made.start()
+    assert start.get("hints", {}) == (hints if kept is None else kept)
+
+
+def test_a_recipe_of_before_that_is_none_any_more_makes_no_run_fail() -> None:
+    known: Any = START["recipes"]
+    start = {**START, "recipes": [*known, {"name": "old", "reducer": "gone", "source": "eiger"}]}
+    made = ProcessedDocuments("raw", "processed", start, 999.0, NEXUS)
+    assert [kind for kind, _ in made.start()] == ["start"]
+
+
+def test_an_account_beyond_what_a_document_holds_says_how_much_it_leaves_out() -> None:
+    few = {"intervals": {"live": [[0, 1]] * MOST_INTERVALS}, "reasons": dict.fromkeys(range(MOST_INTERVALS), "why")}
+    assert frames(few) == few
+    many = {
+        "intervals": {"live": [[0, 1]] * (MOST_INTERVALS + 2), "lost": [[1, 2]]},
+        "reasons": dict.fromkeys(range(MOST_INTERVALS + 3), "why"),
+    }
+    said = frames(many)
+    assert (said["intervals_left_out"], said["reasons_left_out"]) == ({"live": 2}, 3)
+    assert [len(said["intervals"][name]) for name in ("live", "lost")] == [MOST_INTERVALS, 1]
+    assert len(said["reasons"]) == MOST_INTERVALS

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from haltere.workers.ingest.core import CHAOS, DECIMATED, MALFORMED, RING_FULL, TOO_LARGE, Fate, IngestCore, Source
-from haltere.workers.ingest.series import MAX_CLAIMS, MAX_GAUGED
+from haltere.workers.ingest.series import MAX_CLAIMS, MAX_GAUGED, Claims
 from haltere.workers.intervals import IntervalSet
 from haltere.workers.wire.messages import Block, Claim, Dropped, Frames, Policy, decode, encode
 
@@ -288,3 +288,26 @@ def test_every_frame_is_announced_or_dropped_and_blocks_never_overlap(data: st.D
         told += announced([message])
         gone.update(message.ranges if isinstance(message, Dropped) else [])
     assert sorted([*told, *(frame for a, b in gone.ranges() for frame in range(a, b))]) == list(range(frames))
+
+
+def test_the_newest_series_of_a_detector_is_forgotten_only_with_its_claim() -> None:
+    claims = Claims()
+    claims.take(claim("drop"))
+    other = replace(claim("drop"), endpoint="tcp://other")
+    for series in range(MAX_CLAIMS + 1):
+        claims.take(replace(other, series=series))
+    assert claims.newest(EIGER.endpoint) is None
+    newest = claims.newest("tcp://other")
+    assert newest is not None
+    assert newest.claim.series == MAX_CLAIMS
+
+
+def test_the_summary_says_how_full_the_ring_is_and_what_came() -> None:
+    ingest = core(4096)
+    ingest.place(EIGER, 0, 100, "none")
+    ingest.place(EIGER, 1, 10_000, "none")
+    ingest.core.garble("tcp://eiger", -1, -1)
+    summary = ingest.core.summary()
+    assert (summary["ring_bytes"], summary["ring_used"]) == (4096, 192)
+    assert (summary["frames"], summary["bytes"], summary["malformed"]) == (2, 10_100, 1)
+    assert sum(summary["dropped"].values()) == 1

@@ -261,3 +261,28 @@ def test_a_writer_that_is_ending_is_waited_for(tmp_path: Path) -> None:
         threading.Timer(0.2, stack.close).start()
         with only_writer(ledger):
             assert writer_of(ledger) == os.getpid()
+
+
+def test_a_ledger_of_before_its_columns_were_is_carried_on(path: Path) -> None:
+    made = Ledger(path)
+    made.close()
+    db = sqlite3.connect(path)
+    for table in ("control", "consts"):
+        db.execute(f"alter table {table} drop column after")
+    db.commit()
+    db.close()
+    again = Ledger(path)
+    assert again.commit(Group(control=[(run_open(), None)], batches=[row(0)]), 1.0) == Outcome([True], [True])
+
+
+def test_a_transaction_that_could_not_be_taken_back_is_so_by_the_next_commit(ledger: Ledger, path: Path) -> None:
+    ledger._db.execute("begin immediate")
+    ledger._db.execute("delete from control")
+    assert ledger.commit(Group(batches=[row(0)]), 1.0).new == [True]
+    reader = LedgerReader(path)
+    assert len(list(reader.control(RUN))) == len(control())
+
+
+def test_a_path_is_known_once_a_run_has_it(ledger: Ledger) -> None:
+    assert ledger.has_path("/x/scan_00017.nxs") is True
+    assert ledger.has_path("/x/scan_00018.nxs") is False

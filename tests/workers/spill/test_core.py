@@ -117,3 +117,7 @@ def test_every_frame_is_pending_confirmed_or_dropped_and_its_memory_given_back_o
         pending = {number for _, first, stop in book.pending() for number in range(first, stop)}
         assert pending | ends.keys() == set(range(frame + 1))
         assert not pending & ends.keys()
+
+
+def test_what_was_written_of_a_stream_that_is_not_known_any_more_is_told_to_nobody() -> None:
+    assert SpillBook(4096).written(Written("gone", "eiger", [span(3)], [0]), 1.0) == []

@@ -62,6 +62,7 @@ TWINS = b"\x80\x04K\x01\x94" + b"".join(b"h%ch%c\x86\x94" % (k, k) for k in rang
         (messages.decode, b"\xdd\x7f\xff\xff\xff"),
         (messages.decode, b"\x92\xa6STATUS\xc6\x7f\xff\xff\xff"),
         (messages.decode, bytes(messages.MAX_CONTROL + 1)),
+        (documents.decode, bytes(documents.MAX_ANSWER + 1)),
         (documents.decode, b"\x96\xa5FETCH\x01\x01\xdd\x7f\xff\xff\xff"),
         (documents.unpack, documents.Document("start", b"\x81\xa1a\xdd\x7f\xff\xff\xff")),
         (documents.unpack, documents.Document("start", b"\x81\xa1a" + b"\x91" * 100_000)),

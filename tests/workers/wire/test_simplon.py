@@ -198,3 +198,30 @@ def test_a_damaged_message_raises_nothing_but_a_wire_error(message: simplon.AnyM
 @given(st.lists(st.binary(max_size=60) | st.sampled_from(encode(IMAGE)), max_size=6))
 def test_garbage_raises_nothing_but_a_wire_error(parts: list[Any]) -> None:
     _survives(parts)
+
+
+@pytest.mark.parametrize("part", [HeaderPart({"count_time": 1.0}), HeaderPart()])
+def test_a_part_of_a_header_is_written_as_it_is_read(part: HeaderPart) -> None:
+    assert Decoder().decode(encode(part)) == (part if part.config else HeaderPart({}))
+
+
+def test_a_table_of_a_header_that_is_sent_in_parts_is_written_as_it_is_read() -> None:
+    table = Table("flatfield", (1, 2), "<f4", b"abcdefgh")
+    decoder = Decoder()
+    said = [decoder.decode([part]) for part in encode(HeaderPart(None, table))]
+    assert said == [HeaderPart(), HeaderPart(None, table)]
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (b"?", "series 1, header, part 3: .*JSON"),
+        (b'{"htype":"dholes-1.0","shape":[1,1],"type":"float32"}', "a table 'dholes-1.0' of 'float32' is unknown"),
+        (b'{"htype":"dflatfield-1.0","shape":[1,1],"type":"float33"}', "a table 'dflatfield-1.0' of 'float33'"),
+        (b'{"htype":"dflatfield-1.0","shape":[0,1],"type":"float32"}', "has no elements"),
+    ],
+)
+def test_a_table_that_cannot_be_is_named_with_its_place(part: bytes, said: str) -> None:
+    head = b'{"htype":"dheader-1.0","series":1,"header_detail":"all"}'
+    with pytest.raises(WireError, match=said):
+        decode([head, b"{}", part, b"blob"])

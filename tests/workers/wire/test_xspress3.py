@@ -181,3 +181,51 @@ def test_lists_come_back_from_our_own_form_and_from_numpys(arrays: list[Any]) ->
         for back, array in zip(array_list.decode(content), arrays, strict=True):
             np.testing.assert_array_equal(back, array)
             assert back.dtype == array.dtype
+
+
+def test_a_scaler_that_a_frame_does_not_have_is_named() -> None:
+    with pytest.raises(WireError, match="series 1, frame 7: no scaler 'nonsense'"):
+        IMAGE.scaler("nonsense")
+
+
+def test_garbage_in_the_place_of_spectra_names_the_frame_and_itself() -> None:
+    decoder = Decoder()
+    decoder.decode(encode(HEADER)[0])
+    decoder.decode([encode(IMAGE)[0][0]])
+    with pytest.raises(WireError, match=r"frame 7: its spectra never came; instead .*no Xspress3 header"):
+        decoder.decode([b"garbage"])
+    assert decoder.decode([encode(IMAGE)[0][0]]) is not None
+
+
+@pytest.mark.parametrize("size", [50, 70, 3000])
+def test_long_arrays_are_read_whichever_form_of_bytes_they_have(size: int) -> None:
+    arrays = [np.arange(size, dtype="<u4"), np.arange(size, dtype="<u4")[::-1].copy()]
+    read = array_list.decode(pickle.dumps(arrays, 4))
+    assert all(np.array_equal(a, b) for a, b in zip(arrays, read, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\x80\x04K\x01.", "a pickled int, expected a list"),
+        (b"\x80\x04](K\x01e.", "other things than arrays"),
+        (b"\x80\x04](numpy", "opcode b'n'"),
+        (b"\x80\x05].", "another protocol"),
+        (b"\x80\x04", "was cut"),
+    ],
+)
+def test_a_pickle_of_something_else_says_what(content: bytes, says: str) -> None:
+    with pytest.raises(WireError, match=says):
+        array_list.decode(content)
+
+
+def test_an_array_whose_bytes_are_not_its_shapes_is_refused() -> None:
+    whole = pickle.dumps([np.zeros(3, "u1")], 4)
+    with pytest.raises(WireError, match=r"a pickled array of \(4,\) uint8 with 3 bytes"):
+        array_list.decode(whole.replace(b"K\x03", b"K\x04"))
+
+
+@pytest.mark.parametrize("array", [np.zeros(300, "u1"), np.zeros(3, "c16"), np.zeros((1, 1, 1, 1), "u1")])
+def test_what_is_no_scaler_is_not_written(array: Any) -> None:
+    with pytest.raises(WireError, match="is not written as a scaler"):
+        array_list.encode([array])
