@@ -237,7 +237,8 @@ class DispatchCore:
             return
         if doc.get("mimetype") == STREAMED:
             self._files[doc["uid"]] = (run, File(key, "", ""))
-            if any(key in stream.keys and stream.policy == "drop" for stream in run.streams.values()):
+            dropping = any(key in stream.keys and stream.policy == "drop" for stream in run.streams.values())
+            if dropping and self._reduction is None:
                 self._warn(
                     run.uid, f"{key} is kept in no file: what finds no room is lost; give its recipes policy spill"
                 )
@@ -249,7 +250,9 @@ class DispatchCore:
         uri = str(doc["uri"])
         if self._roots and not _lies_in(uri, self._roots):
             self._warn(run.uid, f"{key}: {uri} lies outside of the folders that the workers may read")
-        self._files[doc["uid"]] = (run, File(key, uri, str(dataset)))
+        # What is told of a run that has ended counts from the dataset's first row; a device may do otherwise.
+        base = None if self._reduction is None else 0
+        self._files[doc["uid"]] = (run, File(key, uri, str(dataset), base))
 
     def _stream_datum(self, doc: Document) -> None:
         run, file = self._files.get(doc["stream_resource"], (None, None))

@@ -7,12 +7,13 @@ it is asked; else the files themselves are, and files that are missing are as lo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID, uuid5
 
 from ..workers.errors import FileError, SettingsError
+from ..workers.files.references import STREAMED
 from ..workers.intervals import IntervalSet
 from ..workers.nexus.layout import joined, local_path
 from ..workers.wire.messages import FileSpan
@@ -33,7 +34,8 @@ class RawRun:
     """A raw run.
 
     ``stop`` is None if the run never ended in the catalog. ``spans`` says for each data key where its frames are;
-    ``mimetypes`` of what kind its files are.
+    ``mimetypes`` of what kind its files are. ``streamed`` : of each data key that the detector kept in no
+    file, how many frames were promised; of these ``spans`` has what was spilled.
     """
 
     start: Document
@@ -41,6 +43,7 @@ class RawRun:
     descriptors: Sequence[Document]
     spans: Mapping[str, Sequence[FileSpan]]
     mimetypes: Mapping[str, str]
+    streamed: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def uid(self) -> str:
@@ -57,14 +60,33 @@ class RawRun:
         found: dict[str, list[str]] = {}
         for descriptor in self.descriptors:
             for device, keys in descriptor.get("object_keys", {}).items():
-                mine = [key for key in keys if key in self.spans and key not in found.get(device, ())]
+                mine = [key for key in keys if key in self._keys and key not in found.get(device, ())]
                 if mine:
                     found.setdefault(device, []).extend(mine)
         return found
 
     def promised(self) -> dict[str, int]:
         """Return how many frames of each device were promised: those that all of its data keys have."""
-        return {device: min(_end(self.spans[key]) for key in keys) for device, keys in self.devices().items()}
+        return {device: min(self._promised(key) for key in keys) for device, keys in self.devices().items()}
+
+    def unkept(self) -> list[str]:
+        """Return the devices of whose frames none lies in any file, though some were promised."""
+        return [
+            device
+            for device, keys in self.devices().items()
+            if any(self.streamed.get(key) and not self.spans.get(key) for key in keys)
+        ]
+
+    def without_files(self) -> list[str]:
+        """Return the devices that kept no file: of their frames those lie in one that were spilled."""
+        return [device for device, keys in self.devices().items() if any(key in self.streamed for key in keys)]
+
+    @property
+    def _keys(self) -> list[str]:
+        return [*self.spans, *(key for key in self.streamed if key not in self.spans)]
+
+    def _promised(self, key: str) -> int:
+        return max(_end(self.spans.get(key, ())), self.streamed.get(key, 0))
 
     def head(self) -> Iterator[tuple[str, Document]]:
         """Give the documents that say what there is: start and descriptors."""
@@ -75,7 +97,8 @@ class RawRun:
     def tail(self) -> Iterator[tuple[str, Document]]:
         """Give the documents that say which frames there are, and the stop document."""
         descriptor_of = {key: each["uid"] for each in reversed(self.descriptors) for key in each["data_keys"]}
-        for key, spans in self.spans.items():
+        for key in self._keys:
+            spans = self.spans.get(key, ())
             resources: dict[tuple[str, str], str] = {}
             for span in spans:
                 place = span.uri, span.dataset
@@ -102,7 +125,28 @@ class RawRun:
                         "seq_nums": {"start": span.first + 1, "stop": span.first + span.n + 1},
                     },
                 )
+            yield from self._unkept(key, descriptor_of[key])
         yield "stop", self.stop or self._end_that_never_came()
+
+    def _unkept(self, key: str, descriptor: str) -> Iterator[tuple[str, Document]]:
+        """Give the documents of frames that lie in no file."""
+        known = IntervalSet((span.first, span.first + span.n) for span in self.spans.get(key, ()))
+        gaps = known.gaps(0, self.streamed.get(key, 0))
+        resource = str(uuid5(NAMESPACE, "\n".join((self.uid, key, STREAMED))))
+        if gaps:
+            named = {"uid": resource, "run_start": self.uid, "data_key": key, "mimetype": STREAMED}
+            yield "stream_resource", {**named, "uri": "", "parameters": {}}
+        for first, stop in gaps:
+            yield (
+                "stream_datum",
+                {
+                    "uid": str(uuid5(NAMESPACE, "\n".join((resource, str(first))))),
+                    "stream_resource": resource,
+                    "descriptor": descriptor,
+                    "indices": {"start": first, "stop": stop},
+                    "seq_nums": {"start": first + 1, "stop": stop + 1},
+                },
+            )
 
     def _end_that_never_came(self) -> Document:
         """Return a stop document for a run whose session died: the pool has to know that it is over."""
@@ -114,7 +158,13 @@ class RawRun:
         }
 
 
-def read_run(run: Any, *, known: Sequence[FileSpan] = (), length: Length | None = None) -> RawRun:
+def read_run(
+    run: Any,
+    *,
+    known: Sequence[FileSpan] = (),
+    promised: Mapping[str, int] | None = None,
+    length: Length | None = None,
+) -> RawRun:
     """Read a raw run from the catalog.
 
     Parameters
@@ -124,6 +174,8 @@ def read_run(run: Any, *, known: Sequence[FileSpan] = (), length: Length | None 
     known
         Where frames are, as the ledger was told when the run was measured. It may know of more than the catalog, which
         is written seconds later.
+    promised
+        How many frames of each device the ledger was told of: of a detector without files nobody else knows.
     length
         Says how many frames a file has; asked only for data keys with several files that the ledger knows nothing of.
 
@@ -143,6 +195,7 @@ def read_run(run: Any, *, known: Sequence[FileSpan] = (), length: Length | None 
     descriptors: list[Document] = []
     spans: dict[str, list[FileSpan]] = {}
     mimetypes: dict[str, str] = {}
+    streamed: dict[str, int] = {}
     for client in streams_of(run).values():
         first = dict(client.descriptors[0])
         descriptors += [dict(each) for each in client.descriptors]
@@ -154,6 +207,9 @@ def read_run(run: Any, *, known: Sequence[FileSpan] = (), length: Length | None 
                 mimetypes[key] = HDF5
                 spans[key] = mine[key]
             if key not in there:
+                n = (promised or {}).get(_device(first, key), 0)
+                if n > _end(mine.get(key, ())):
+                    streamed[key] = n
                 continue
             (source, *_), n = client.base[key].data_sources(), int(client.base[key].shape[0])
             if n <= _end(mine.get(key, ())):
@@ -164,7 +220,15 @@ def read_run(run: Any, *, known: Sequence[FileSpan] = (), length: Length | None 
             uris = [str(each.data_uri) for each in assets or source.assets]
             found = spread(key, uris, dataset, n, length)
             spans[key] = joined([*mine.get(key, ()), *found])
-    return RawRun(start, run.metadata.get("stop") or None, descriptors, spans, mimetypes)
+    return RawRun(start, run.metadata.get("stop") or None, descriptors, spans, mimetypes, streamed)
+
+
+def _device(descriptor: Document, key: str) -> str:
+    """Return the device that a data key is of."""
+    for device, keys in (descriptor.get("object_keys") or {}).items():
+        if key in keys:
+            return str(device)
+    return str(descriptor["data_keys"][key].get("object_name") or key)
 
 
 def spread(key: str, uris: Sequence[str], dataset: str, total: int, length: Length | None) -> list[FileSpan]:

@@ -183,7 +183,9 @@ class _Backfill:
         known = self._reductions(str(client.start["uid"]))
         # Of several reductions each was told the same; the first as the frames were taken.
         spans = self._with_reader(lambda reader: reader.spans(known[0].run)) if known else []
-        self._raw: RawRun = read_run(client, known=spans, length=self._length)
+        spans += shop.spilled(str(client.start["uid"]))
+        promised = self._with_reader(lambda reader: reader.promised(known[0].run)) if known else {}
+        self._raw: RawRun = read_run(client, known=spans, promised=promised, length=self._length)
         own = self._own_recipes(known)
         self._recipes = own if recipes is None else recipes(self._raw, own)
         self._first = recipes is None and not any(row.run == self._raw.uid for row in known)
@@ -196,6 +198,8 @@ class _Backfill:
             chain = self._chain()
             latest = chain[-1] if chain else None
             outcome = None
+            if latest is None:
+                self._check_kept()
             if latest is None or not latest.complete:
                 reduction = self._next(chain, latest)
                 former = next((each for each in chain if each.processed == reduction.supersedes), None)
@@ -241,6 +245,15 @@ class _Backfill:
         if not sources & set(self._raw.devices()):
             there = ", ".join(self._raw.devices()) or "no frames at all"
             raise SettingsError(f"run {self._raw.uid} has nothing of {', '.join(sorted(sources))}; it has {there}")
+
+    def _check_kept(self) -> None:
+        """See that there is something to be reduced of each detector that a recipe reads."""
+        for device in self._raw.unkept():
+            if any(recipe.source == device for recipe in self._recipes):
+                raise SettingsError(
+                    f"run {self._raw.uid}: {device} kept no file, and none of its frames was spilled: "
+                    "there is nothing that could be reduced again"
+                )
 
     def _length(self, uri: str, dataset: str) -> int:
         self._shop.check([local_path(uri)])
@@ -346,9 +359,10 @@ class _Backfill:
                 if self._are_there(stream, [frame for frame in range(first, first + size) if frame in good])
             }
             if mode == "all" and safe != firsts:
+                why = "is in no file" if stream.stream in self._raw.without_files() else "can't be read any more"
                 raise FileError(
-                    f"run {self._raw.uid}: frame {min(firsts - safe)} of {stream.stream}, or one after it, can't be "
-                    "read any more: a run that is reduced anew would know less than the one there is"
+                    f"run {self._raw.uid}: frame {min(firsts - safe)} of {stream.stream}, or one after it, {why}: "
+                    "a run that is reduced anew would know less than the one there is"
                 )
             if safe and (attempt.run is not None or safe == firsts):
                 found[stream.stream] = safe

@@ -161,9 +161,17 @@ class _Verifying:
         with closing(reader):
             return joined(reader.spans(self._row.run))
 
+    def _promised(self) -> dict[str, int]:
+        reader = self._shop.reader()
+        if reader is None or self._row is None:
+            return {}
+        with closing(reader):
+            return reader.promised(self._row.run)
+
     def _read_raw(self, known: list[FileSpan], reader: FrameReader) -> tuple[RawRun | None, str]:
         try:
-            return read_run(self._raw, known=known, length=reader.length), ""
+            known = [*known, *self._shop.spilled(str(self._raw.start["uid"]))]
+            return read_run(self._raw, known=known, promised=self._promised(), length=reader.length), ""
         except FileError as error:
             return None, str(error)
 

@@ -22,6 +22,8 @@ from .workers.pool.local import Pool
 from .workers.pool.view import AttachedPool, PoolView
 from .workers.recipes import Recipe
 from .workers.settings import Settings
+from .workers.spill.file import left_behind
+from .workers.wire.messages import FileSpan
 
 if TYPE_CHECKING:
     from .callbacks.catalog import Catalog
@@ -143,6 +145,10 @@ class Workshop:
     def ledger(self) -> Path:
         """The ledger's file; it may not be there."""
         return self.directory / POOL / "ledger.db"
+
+    def spilled(self, raw: str) -> list[FileSpan]:
+        """Return which frames of a raw run lie in the pool's own files, whether it has told of them or not."""
+        return left_behind(self.directory / POOL / "spill", raw)
 
     @property
     def assets(self) -> AssetStore:

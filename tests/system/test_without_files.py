@@ -9,9 +9,16 @@ import h5py
 import msgspec
 import pytest
 
+from haltere.backfill import backfill
+from haltere.callbacks.access import processed
+from haltere.rereduce import rereduce
 from haltere.session import Session
+from haltere.verify import verify
+from haltere.workers.audit.accounts import Word
+from haltere.workers.errors import FileError, SettingsError
 from haltere.workers.pool.local import Chaos
 from haltere.workers.settings import load
+from haltere.workshop import Workshop
 
 ROWS, COLUMNS, DWELL = 6, 20, 0.01
 FRAMES = ROWS * COLUMNS
@@ -63,7 +70,35 @@ def test_what_finds_no_room_is_spilled_and_reduced_and_the_documents_say_where_i
 
 
 @pytest.mark.timeout(240)
+def test_what_was_spilled_is_verified_and_reduced_again_and_the_rest_is_said_to_be_lost(session: Session) -> None:
+    if not len(session.catalog.raw):
+        fly(session, "spill")
+    raw, shop = session.catalog.raw[1], Workshop.of(session)
+    stop = session.catalog.processed[processed(raw).start["uid"]].metadata["stop"]
+    live, backfilled = stop["frames"]["eiger"]["live"], stop["frames"]["eiger"]["backfilled"]
+    verdict = verify(shop, raw.start["uid"], bits=10)
+    assert verdict.agrees
+    words = {(each.stream, each.source): each.word for each in verdict.findings}
+    assert words["eiger", "files"] == words["eiger", "reduced again"] == Word.agrees
+    assert words["eiger", "frames without a file"] is Word.unchecked
+    assert backfill(shop, raw.start["uid"]).nothing_to_do
+    with pytest.raises(FileError, match="frame 0 of eiger, or one after it, is in no file"):
+        backfill(shop, raw.start["uid"], only="all")
+    (own,) = [recipe for recipe in raw.start["recipes"] if recipe["source"] == "eiger"]
+    coarse = {**own, "name": "coarse", "params": {**own["params"], "bins": 50}}
+    again = rereduce(raw, coarse, shop, say=lambda _: None)
+    eiger = again.stop["frames"]["eiger"]
+    assert (eiger["expected"], eiger["backfilled"], eiger["lost"]) == (FRAMES, backfilled, live)
+    assert eiger["intervals"]["lost"] == stop["frames"]["eiger"]["intervals"]["live"]
+    assert set(eiger["reasons"].values()) == {"it comes live no more, and no file was announced that has eiger_image"}
+    assert verify(shop, again.start["uid"], bits=10).agrees
+
+
+@pytest.mark.timeout(240)
 def test_a_detector_that_waits_brings_every_frame_live(session: Session) -> None:
     eiger = fly(session, "block")["frames"]["eiger"]
     assert eiger["live"] == eiger["expected"] == FRAMES
     assert "spilled" not in eiger
+    (own,) = [recipe for recipe in session.db[-1].start["recipes"] if recipe["source"] == "eiger"]
+    with pytest.raises(SettingsError, match="eiger kept no file, and none of its frames was spilled"):
+        rereduce(session.db[-1], {**own, "name": "other", "params": {**own["params"], "bins": 50}}, session)

@@ -23,11 +23,10 @@ Spans = Mapping[str, Sequence[FileSpan]]
 
 def audit_files(stream: StreamOpen, base: Account, spans: Spans, reader: FrameReader) -> Iterator[Finding]:
     """Look for every frame in the files: those lost must not be readable, the others must be there."""
-    absent, untold, gone, unread = IntervalSet(), IntervalSet(), set(), set()
+    absent, gone, unread = IntervalSet(), set(), set()
+    untold = _untold(stream, base.expected, spans)
     for spec in stream.inputs:
-        told = IntervalSet()
         for span in spans.get(spec.key, ()):
-            told.add(span.first, span.first + span.n)
             try:
                 missing = reader.missing(span, spec)
             except FileLate as error:
@@ -38,16 +37,16 @@ def audit_files(stream: StreamOpen, base: Account, spans: Spans, reader: FrameRe
                 absent.add(span.first, span.first + span.n)
             else:
                 absent.update((frame, frame + 1) for frame in missing)
-        untold.update(told.gaps(0, base.expected))
+    if untold:
+        # A detector without files: what came live lies nowhere.
+        text = f"no file was announced for {ranges(untold.ranges())}"
+        yield Finding(stream.stream, "frames without a file", Word.unchecked, text)
     if unread:
         yield Finding(stream.stream, "files", Word.unchecked, "; ".join(sorted(unread)[:2]))
     elif gone:
         what = ", ".join(sorted(gone)[:3])
         yield Finding(stream.stream, "files", Word.unchecked, f"{what} isn't there any more")
-    elif untold:
-        # A detector without files: what came live lies nowhere.
-        yield Finding(stream.stream, "files", Word.unchecked, f"no file was announced for {ranges(untold.ranges())}")
-    else:
+    elif not untold.covers(0, max(base.expected, 1)):
         good = IntervalSet([*base.sets[0].ranges(), *base.sets[1].ranges()])
         lacking = [gap for first, stop in good.ranges() for gap in _inside(absent, first, stop)]
         yield judged(stream.stream, "files", [f"{ranges(lacking)} aren't there"] if lacking else [])
@@ -67,6 +66,7 @@ def audit_bits(
     """Reduce some frames once more, with their batches, and compare them with the ledger to the bit."""
     source = "reduced again"
     compared = Comparison()
+    untold = _untold(stream, 2**40, spans)
     failed: list[str] = []
     with closing(LedgerReader(ledger)) as reader:
         firsts = reader.firsts(run, stream.stream, stream.cfg)
@@ -75,7 +75,7 @@ def audit_bits(
             if compared.count >= frames or len(failed) > 2:
                 break
             (row,) = reader.batches(run, stream.stream, stream.cfg, first, 1)
-            good = [first + k for k in range(row.n) if row.status[k] < QUARANTINED]
+            good = [first + k for k in range(row.n) if row.status[k] < QUARANTINED and first + k not in untold]
             mine = [span for spec in stream.inputs for span in spans.get(spec.key, ())]
             if not good:
                 continue
@@ -89,8 +89,18 @@ def audit_bits(
         some = [(frame, frame + 1) for frame in sorted(different)]
         return Finding(stream.stream, source, Word.disagrees, f"{', '.join(outputs)} of {ranges(some)}")
     if failed or not compared.count:
-        return Finding(stream.stream, source, Word.unchecked, failed[0] if failed else "no frame has a result")
+        why = failed[0] if failed else "no frame has a result and lies in a file"
+        return Finding(stream.stream, source, Word.unchecked, why)
     return Finding(stream.stream, source, Word.agrees, f"{compared.count} frames to the bit")
+
+
+def _untold(stream: StreamOpen, stop: int, spans: Spans) -> IntervalSet:
+    """Return the frames below ``stop`` of which no file was announced that has them, of one data key or another."""
+    untold = IntervalSet()
+    for spec in stream.inputs:
+        told = IntervalSet((span.first, span.first + span.n) for span in spans.get(spec.key, ()))
+        untold.update(told.gaps(0, stop))
+    return untold
 
 
 def _inside(frames: IntervalSet, first: int, stop: int) -> list[tuple[int, int]]:

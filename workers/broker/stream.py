@@ -214,6 +214,8 @@ class Stream:
         """Say why a frame isn't there though it was promised."""
         if self.opened.live is None:
             return "it has no live lane"
+        if self.opened.total is not None:
+            return "it comes live no more"
         why = self.lane.why(frame)
         return "it didn't come live" if why is None else f"dropped: {why}"
 

@@ -168,6 +168,12 @@ class LedgerReader:
             found.setdefault(message.stream, IntervalSet()).add(message.first, message.stop)
         return found
 
+    def promised(self, uid: str) -> dict[str, int]:
+        """Return how many frames of each stream there are: as the run's close said, else as far as was promised."""
+        run, expected = self.run(uid), self.expected(uid)
+        totals = None if run is None else run.totals
+        return {each.stream: stream_total(totals, each.stream, expected.get(each.stream)) for each in self.streams(uid)}
+
     def batches(
         self,
         uid: str,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import itertools
+import logging
 import os
 import struct
 import time
@@ -26,6 +27,8 @@ import numpy as np
 from ..errors import FileError
 from ..wire.messages import FileSpan
 from .pipe import Kind
+
+log = logging.getLogger(__name__)
 
 DATASET: Final = "/entry/data/data"
 _numbers = itertools.count()
@@ -151,6 +154,23 @@ def found_in(path: Path, run: str, stream: str) -> list[FileSpan]:
             raise FileError(f"{path} can't be read: {str(error).splitlines()[0]}") from None
     finally:
         os.close(lock)
+
+
+def left_behind(folder: Path, run: str) -> list[FileSpan]:
+    """Return the frames of a run that lie in files of a folder, but for files that somebody still writes.
+
+    Whoever spilled them may have been killed before it could say so. What can't be read is left out, and said.
+    """
+    found: list[FileSpan] = []
+    for path in sorted(folder.glob(f"{run}.*.h5")):
+        stream = path.name.removeprefix(f"{run}.").rsplit(".", 2)[0]
+        try:
+            found += found_in(path, run, stream)
+        except BlockingIOError:
+            continue
+        except (FileError, OSError) as error:
+            log.warning("%s", error)
+    return found
 
 
 def _filters(encoding: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from haltere.workers.decode import decode
 from haltere.workers.errors import FileError
 from haltere.workers.files.frames import FrameReader
 from haltere.workers.reducers.base import Chunk
-from haltere.workers.spill.file import SpillFile, found_in, spans
+from haltere.workers.spill.file import SpillFile, found_in, left_behind, spans
 from haltere.workers.spill.pipe import Kind
 from haltere.workers.wire.messages import InputSpec
 
@@ -61,6 +61,7 @@ def test_what_is_read_back_is_what_came(tmp_path: Path, encoding: str) -> None:
                 np.testing.assert_array_equal(decode(chunk), pixels(frame))
     with pytest.raises(BlockingIOError):
         found_in(file.path, "run-1", "eiger")
+    assert left_behind(tmp_path, "run-1") == [], "whoever writes it will say so"
     file.close()
     assert found_in(file.path, "run-1", "eiger") == spans("eiger_image", file.path, [4, 5, 9, 10])
     with pytest.raises(FileError, match="holds frames of run-1/eiger"):
@@ -88,6 +89,9 @@ def test_a_killed_writer_leaves_what_it_had_shown(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("run-1.eiger.*.h5")
     (span,) = found_in(path, "run-1", "eiger")
     assert (span.first, span.n) == (1, 2)
+    (tmp_path / "run-1.eiger.1-2.h5").write_bytes(b"none")
+    assert left_behind(tmp_path, "run-1") == [span]
+    assert left_behind(tmp_path, "run") == []
     with FrameReader([tmp_path]) as reader:
         (chunk,) = reader.read(span, [2], SPEC)
     assert isinstance(chunk, Chunk)
