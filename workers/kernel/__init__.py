@@ -3,15 +3,17 @@
 Importing this loads Numba, half a second: what only describes reductions, plans or pools doesn't import it.
 """
 
+from .bins import Bins
 from .kernel import Kernel, check, reads
 from .parts import LOT, Layout, Part
 from .pictures import Crop, Shrink, Sum
 from .regions import Moments, Regions
 from .runs import Rectangle
+from .tables import BinTable
 from .warm import warm_up
 from .whole import Whole
 
 __all__ = [
-    "LOT", "Crop", "Kernel", "Layout", "Moments", "Part", "Rectangle", "Regions", "Shrink", "Sum", "Whole", "check",
-    "reads", "warm_up",
+    "LOT", "BinTable", "Bins", "Crop", "Kernel", "Layout", "Moments", "Part", "Rectangle", "Regions", "Shrink", "Sum",
+    "Whole", "check", "reads", "warm_up",
 ]  # fmt: skip

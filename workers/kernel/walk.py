@@ -119,8 +119,9 @@ def walk(
     scratch.wrong[1] = -1
     for lane in range(frames):
         at[lane] = HEADER if lanes.kind[lane] == BLOCKS else 0
-    tile = 0
-    first = 0
+    zero: Any = np.int64(0)  # a plain 0 has a type of its own: all that gets it is compiled twice
+    tile = zero
+    first = zero
     while first < pixels:
         count = min(per_tile, pixels - first)
         if tables.needed[tile] == 0:
@@ -129,7 +130,7 @@ def walk(
                 scratch.wrong[0], scratch.wrong[1] = lane, tile
                 return CUT
         else:
-            top = 0
+            top = zero
             for lane in range(frames):
                 status = _tile(lane, first, count, itemsize, stride, lanes, tables, scratch)
                 if status != 0:

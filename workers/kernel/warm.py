@@ -9,8 +9,10 @@ from contextlib import contextmanager, suppress
 import numpy as np
 
 from ..reducers.base import Chunk
+from .bins import Bins
 from .compiling import folder
 from .kernel import Kernel
+from .tables import BinTable
 
 
 def warm_up() -> None:
@@ -20,8 +22,17 @@ def warm_up() -> None:
     on it is loaded, in half a second. There is one machine code for all shapes, types and reductions.
     """
     empty = np.zeros((1, 8), np.uint8)
+    table = BinTable(
+        shape=empty.shape,
+        coefficients=np.full(8, 0.5, np.float32),
+        indices=np.arange(8, dtype=np.int32),
+        starts=np.array([0, 8]),
+        norm=np.ones(8),
+    )
     with _alone():
-        Kernel(empty.shape, empty.dtype, {}).run([Chunk(empty.tobytes(), "none", empty.shape, empty.dtype)])
+        Kernel(empty.shape, empty.dtype, {"bins": Bins(table=table)}).run(
+            [Chunk(empty.tobytes(), "none", empty.shape, empty.dtype)]
+        )
 
 
 @contextmanager
