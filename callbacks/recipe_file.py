@@ -64,12 +64,13 @@ def read_recipe(
 
 def _written_out(reducer: str, params: dict[str, Any], assets: AssetStore | None) -> dict[str, Any]:
     """Return parameters with the files they name read: as numbers, or as references to assets."""
-    if reducer == "azimuthal":
-        from ..workers.reducers import azimuthal
+    if reducer in ("azimuthal", "cake"):
+        from ..workers.reducers import azimuthal, cake
 
         if "poni" not in params:
-            raise ReductionError("recipe azimuthal needs a geometry: name a .poni file with --poni")
-        return azimuthal.recipe_params(assets=assets, **params)
+            raise ReductionError(f"recipe {reducer} needs a geometry: name a .poni file with --poni")
+        write_out = azimuthal.recipe_params if reducer == "azimuthal" else cake.recipe_params
+        return write_out(assets=assets, **params)
     if reducer == "fluorescence" and isinstance(params.get("basis"), Path):
         from ..workers.reducers import fluorescence
 

@@ -59,7 +59,7 @@ class Bins:
 
     def plan(self, layout: Layout) -> binning.BinsPlan:
         """Arrange the table."""
-        program, norms = self.table.arrange()
+        program, norms = self.table.arranged
         least = (1 << 8 * layout.itemsize) - 1
         if self.cutoff is not None:
             least = int(min(least, np.floor(self.cutoff) + 1))

@@ -12,6 +12,7 @@ kept: finer than pyFAI's float32.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -113,7 +114,7 @@ class BinTable:
         """Number of bins."""
         return self.starts.size - 1
 
-    @property
+    @cached_property
     def used(self) -> NDArray[np.bool_]:
         """Return which pixels count in any bin, in the frame's shape."""
         used = np.zeros(self.norm.size, bool)
@@ -121,8 +122,9 @@ class BinTable:
         used &= np.isfinite(self.norm) & (self.norm > 0)
         return used.reshape(self.shape)
 
-    def arrange(self) -> tuple[Program, Norms]:
-        """Sort the entries for the kernel: 0.2 s for an Eiger 4M.
+    @cached_property
+    def arranged(self) -> tuple[Program, Norms]:
+        """Return the entries as the kernel needs them, sorted once: a second for an Eiger 4M.
 
         Raises
         ------

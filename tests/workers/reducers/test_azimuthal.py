@@ -53,13 +53,15 @@ def reduce(reducer: Azimuthal, frames: NDArray[Any]) -> Partial:
 
 
 def agree(frames: NDArray[Any], **params: Any) -> Partial:
-    """Reduce by our operator and by pyFAI itself, and compare."""
-    ours, theirs = (
-        reduce(ready(frames.shape[1:], frames.dtype, engine=engine, **params), frames) for engine in ("csr", "pyfai")
+    """Reduce in the kernel, by the sparse product and by pyFAI itself, and compare."""
+    ours, product, theirs = (
+        reduce(ready(frames.shape[1:], frames.dtype, engine=engine, **params), frames)
+        for engine in ("kernel", "csr", "pyfai")
     )
-    assert ours.nav.keys() == theirs.nav.keys()
+    assert ours.nav.keys() == product.nav.keys() == theirs.nav.keys()
     for name in ours.nav:
         np.testing.assert_allclose(ours.nav[name], theirs.nav[name], rtol=1e-6, atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(product.nav[name], theirs.nav[name], rtol=1e-6, atol=1e-9, err_msg=name)
     assert ours.nav["intensity"].any()
     return ours
 
@@ -210,7 +212,7 @@ def test_a_frame_of_another_shape_or_type_is_refused() -> None:
 @pytest.mark.parametrize(
     ("params", "says"),
     [
-        ({"bin": 10}, "no parameter bin; there are poni, bins, unit, range, method"),
+        ({"bin": 10}, "no parameter bin; there are poni, bins, unit, range, azimuth_range"),
         ({"bins": 0}, "bins"),
         ({"unit": "furlong"}, "furlong"),
         ({"range": [2, 1]}, "empty"),
