@@ -27,12 +27,17 @@ class CatalogWriter:
 
     def __init__(self, uri: str, api_key_file: Path, journal: Journal) -> None:
         self._journal = journal
-        # Tiled takes seconds to import: better now, while nothing is measured, than with the first run.
-        threading.Thread(target=import_module, args=("bluesky_tiled_plugins",), daemon=True).start()
+        self._importing: threading.Thread | None = None
         self._buffer = FlushableBuffer(
             # A client of its own for each try: after a failure nothing of the old connection is trusted.
             Rewriting(lambda: Catalog.connect(uri, api_key_file).processed, batch_size=BATCH_SIZE, finished=journal.add)
         )
+
+    def get_ready(self) -> None:
+        """Import Tiled, in a thread: it takes seconds, so better before the first run. May be called again."""
+        if self._importing is None:
+            self._importing = threading.Thread(target=import_module, args=("bluesky_tiled_plugins",), daemon=True)
+            self._importing.start()
 
     @property
     def waiting(self) -> int:

@@ -137,6 +137,8 @@ def work(settings: RecorderSettings, lifeline: Lifeline) -> None:
             if question is not None:
                 questions.append(question)
                 asked = True
+        if asked and writer is not None:
+            writer.get_ready()  # now that a session is there, and not while all its processes start
         now = monotonic()
         news = False
         if now >= look_at:

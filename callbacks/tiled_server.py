@@ -94,6 +94,26 @@ def make_database(path: Path) -> None:
         stamp_head(ALEMBIC_INI_TEMPLATE_PATH, ALEMBIC_DIR, uri)
 
 
+def remember_dependants() -> None:
+    """Let FastAPI look up what a dependency depends on, instead of working it out for each request again.
+
+    It does that as soon as an application overrides a dependency, which Tiled's does with its settings: measured, a
+    third of the CPU that recording a scan costs the server.
+    """
+    from fastapi.dependencies import utils
+
+    work_out = utils.get_dependant
+    known: dict[tuple[Any, ...], Any] = {}  # as many as the application's routes have dependencies
+
+    def get_dependant(**of: Any) -> Any:
+        key = tuple((name, tuple(each) if isinstance(each, list) else each) for name, each in of.items())
+        if key not in known:
+            known[key] = work_out(**of)
+        return known[key]
+
+    utils.get_dependant = get_dependant
+
+
 def make_catalogs(uri: str, key: str) -> None:
     """Make the containers :data:`CATALOGS` where they are missing."""
     opener = build_opener(ProxyHandler({}))
@@ -135,6 +155,7 @@ def serve(settings: dict[str, Any]) -> None:
 
     make_database(directory / "catalog.db")
     app = build_app_from_config(configuration(directory, settings["readable"], key))
+    remember_dependants()
     uri = server_uri(listening.getsockname()[1])
 
     def announce() -> None:
