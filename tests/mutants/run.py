@@ -56,6 +56,8 @@ TESTS: Final = (
     "workers/test_ring.py",
     "workers/processes/test_status_reply.py",
     "workers/processes/test_watch.py",
+    "workers/broker/test_peers.py",
+    "workers/broker/test_stream.py",
     "workers/broker/test_core.py",
     "workers/broker/test_turns.py",
     "workers/broker/test_stateful.py",

@@ -28,7 +28,7 @@ SHORT = 8
 WORTH_SHORTENING = 0.05
 """Seconds of a property's test, from which it is tried with few examples first."""
 
-BUDGET = 5.0
+BUDGET = 2.5
 """CPU-seconds of tests that a mutant is tried with at most."""
 
 MEMORY = 8 << 30

@@ -229,9 +229,7 @@ class Stream:
             return
         partly = [n for n, batch in self.batches.items() if batch.held and batch.state is State.OPEN]
         yield from (number for number in sorted(partly) if self.ready(number, now))
-        end = self.total if self.total is not None else max(self.files.covered.end, self.lane.high + 1)
-        if self._cursor * self.size >= end:
-            self._cursor = 0
+        end = self.files.covered.end if self.total is None else self.total
         for first, stop in self.done.gaps(self._cursor * self.size, end):
             for number in range(first // self.size, -(-stop // self.size)):
                 if room <= 0 or steps <= 0:
