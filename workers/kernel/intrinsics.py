@@ -187,37 +187,48 @@ def permute16(builder: Any, value: Any, places: Any) -> Any:
 
 
 @intrinsic
-def repeat16(typing: Any, to: Any, to_offset: Any, offset: Any, table: Any, row: Any, step: Any, count: Any) -> Any:
-    """``(to, to_offset, offset, table, row, step, count)``: repeat the 16 bytes at ``offset`` in the order of a row.
+def repeat16(typing: Any, to: Any, to_offset: Any, source: Any, offset: Any, table: Any, row: Any) -> Any:
+    """``(to, to_offset, source, offset, table, row)``: write the 16 bytes there in the order at ``table, row``."""
 
-    They are written each ``step`` bytes until ``count`` bytes are, at least once; up to 15 more are. The bytes are read
-    once: in each round anew, the CPU would wait for what the last one wrote.
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        kind = vector(I8, 16)
+        value = load(builder, pointer(context, builder, signature.args[2], given[2], given[3], 16), kind)
+        order = load(builder, pointer(context, builder, signature.args[4], given[4], given[5], 16), kind)
+        to = pointer(context, builder, signature.args[0], given[0], given[1], 16)
+        store(builder, permute16(builder, value, order), to)
+        return context.get_dummy_value()
+
+    return types.void(to, types.int64, source, types.int64, table, types.int64), generate
+
+
+@intrinsic
+def fill32(typing: Any, array: Any, to: Any, end: Any, begin: Any, table: Any, row: Any, step: Any) -> Any:
+    """``(array, to, end, begin, table, row, step)``: write 32 bytes at ``to``, ``to + step`` … before ``end``.
+
+    They are the 16 at ``begin`` in the two orders at ``table, row``; at ``to`` they are written in any case.
     """
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         kind = vector(I8, 16)
-        array, at, source, table, row, step, count = given
-        places = load(builder, pointer(context, builder, signature.args[3], table, row, 16), kind)
-        value = load(builder, pointer(context, builder, signature.args[0], array, source, 16), kind)
-        value = permute16(builder, value, places)
-        before, body, after = (
-            builder.block,
-            builder.append_basic_block("repeat"),
-            builder.append_basic_block("repeated"),
-        )
-        builder.branch(body)
-        builder.position_at_end(body)
-        done = builder.phi(I64)
-        done.add_incoming(ir.Constant(I64, 0), before)
-        store(builder, value, pointer(context, builder, signature.args[0], array, builder.add(at, done), 16))
-        then = builder.add(done, step)
-        done.add_incoming(then, builder.block)
-        builder.cbranch(builder.icmp_signed("<", then, count), body, after)
+        value = load(builder, pointer(context, builder, signature.args[0], given[0], given[3], 16), kind)
+        row = pointer(context, builder, signature.args[4], given[4], given[5], 32)
+        rows = [row, builder.gep(row, [ir.Constant(I64, 16)], source_etype=I8)]
+        halves = [permute16(builder, value, load(builder, at, kind)) for at in rows]
+        value = shuffle(builder, halves[0], halves[1], range(32))
+        before, loop, after = builder.block, builder.append_basic_block("fill"), builder.append_basic_block("filled")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        place = builder.phi(I64)
+        place.add_incoming(given[1], before)
+        store(builder, value, pointer(context, builder, signature.args[0], given[0], place, 32))
+        following = builder.add(place, given[6])
+        place.add_incoming(following, builder.block)
+        builder.cbranch(builder.icmp_signed("<", following, given[2]), loop, after)
         builder.position_at_end(after)
         return context.get_dummy_value()
 
-    i64 = types.int64
-    return types.void(to, i64, i64, table, i64, i64, i64), generate
+    numbers = [types.int64] * 3
+    return types.void(array, *numbers, table, types.int64, types.int64), generate
 
 
 # --- bits ------------------------------------------------------------------------------------------------------------
@@ -297,13 +308,13 @@ transpose16, transpose32 = _transposer(16), _transposer(32)
 8 times as many bytes, one per pixel."""
 
 
-def _tester(width: int, planes_tested: int = 8) -> Callable[..., Any]:
+def _tester(width: int) -> Callable[..., Any]:
     @intrinsic
     def covered(typing: Any, planes: Any, offset: Any, plane: Any, cover: Any, cover_offset: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
             kind = vector(I64, width // 8) if width > 1 else I8
             any_bit = None
-            for i in range(planes_tested):
+            for i in range(8):
                 place = builder.add(given[1], builder.mul(given[2], ir.Constant(I64, i)))
                 row = load(builder, pointer(context, builder, signature.args[0], given[0], place, width), kind)
                 any_bit = row if any_bit is None else builder.or_(any_bit, row)
@@ -322,6 +333,3 @@ def _tester(width: int, planes_tested: int = 8) -> Callable[..., Any]:
 covered1, covered64 = _tester(1), _tester(64)
 """``(planes, offset, plane, cover, cover_offset) -> int64``: not 0 if a bit that the cover has is set in one of 8 bit
 planes, ``plane`` bytes apart, over so many bytes."""
-
-covered64_one = _tester(64, 1)
-"""The same, of one bit plane."""

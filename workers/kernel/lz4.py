@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from .compiling import inner
-from .intrinsics import copy16, copy32, copy64, read8, read16, repeat16, write8, write64
+from .intrinsics import copy16, copy32, fill32, read8, read16, repeat16, write8
 
 SPARE: Final = 64
 """Bytes that must be there behind an output."""
@@ -26,29 +26,24 @@ NEAR: Final = 64
 LAST_LITERALS: Final = 5
 LAST_MATCH: Final = 12
 
-LONG: Final = 1024
-"""Shortest match of which it is asked whether it can be left out, bytes."""
-
 DAMAGED: Final = -1
 """What :func:`decode_block` returns for a block that isn't one."""
 
 
 def _orders() -> tuple[Any, Any]:
-    orders, steps = np.zeros((16, 16), np.uint8), np.zeros(16, np.int64)
+    orders, steps = np.zeros((16, 32), np.uint8), np.zeros(16, np.int64)
     for offset in range(1, 16):
-        orders[offset] = np.arange(16) % offset
-        steps[offset] = 16 // offset * offset
+        orders[offset] = np.arange(32) % offset
+        steps[offset] = 32 // offset * offset
     return orders.ravel(), steps
 
 
 ORDERS, STEPS = _orders()
-"""For each offset below 16 the order in which 16 bytes repeat, and how many of them are whole periods."""
+"""For each offset below 16 the order in which 32 bytes repeat, and how many of them are whole periods."""
 
 
 @inner
-def decode_block(
-    source: Any, at: int, end: int, to: Any, size: int, orders: Any, steps: Any, plane: int, run: Any
-) -> int:
+def decode_block(source: Any, at: int, end: int, to: Any, size: int, orders: Any, steps: Any) -> int:
     """Decode ``source[at:end]`` into ``to[:size]``.
 
     Parameters
@@ -59,10 +54,6 @@ def decode_block(
         uint8, ``size + SPARE`` at least.
     orders, steps
         :data:`ORDERS` and :data:`STEPS`.
-    plane
-        Bytes of a bit plane, a multiple of 64, if repetitions of it may be left out; else 0.
-    run
-        (3,) int64, set to what was left out: ``to[run[0]:run[1]]`` repeats the plane at ``run[2]``; or 0.
 
     Returns
     -------
@@ -70,7 +61,6 @@ def decode_block(
     """
     near = source.size - NEAR
     op = 0
-    run[0] = run[1] = 0
     while True:
         if at >= end:
             return DAMAGED
@@ -79,9 +69,8 @@ def decode_block(
         token = read8(source, at)
         at += 1
         literals = token >> 4
-        if literals < 15:
-            copy16(to, op, source, at)
-        else:
+        copy16(to, op, source, at)
+        if literals == 15:
             more = 255
             while more == 255:
                 if at >= end:
@@ -120,107 +109,25 @@ def decode_block(
         begin = op - offset
         if offset == 0 or begin < 0 or op > size - LAST_MATCH or op + match > size - LAST_LITERALS:
             return DAMAGED
-        if (
-            match >= LONG
-            and plane > 0
-            and _leave_out(source, at, end, to, op, match, offset, orders, steps, plane, run)
-        ):
-            op += match
-            continue
-        if offset >= 32:
-            i = 0
-            while i < match:
-                copy32(to, op + i, to, begin + i)
-                i += 32
-        elif offset >= 16:
-            i = 0
-            while i < match:
-                copy16(to, op + i, to, begin + i)
-                i += 16
+        # A load that reaches into what was just stored waits for it. Branches that are foretold well enough cost less
+        # than ways that are the same for all offsets and lengths, each of which waits.
+        if offset >= 16:
+            copy16(to, op, to, begin)
+            if match > 16:
+                i = 16
+                if offset >= 32:
+                    while i < match:
+                        copy32(to, op + i, to, begin + i)
+                        i += 32
+                else:
+                    while i < match:
+                        copy16(to, op + i, to, begin + i)
+                        i += 16
+        elif match <= 16:
+            repeat16(to, op, to, begin, orders, offset * 32)
         else:
-            repeat16(to, op, begin, orders, offset * 16, steps[offset], match)
+            fill32(to, op, op + match, begin, orders, offset * 32, steps[offset])
         op += match
-
-
-@inner
-def _leave_out(
-    source: Any,
-    at: int,
-    end: int,
-    to: Any,
-    op: int,
-    match: int,
-    offset: int,
-    orders: Any,
-    steps: Any,
-    plane: int,
-    run: Any,
-) -> bool:
-    """Leave out the planes in a long match that repeat one before them, if nothing can refer to them any more.
-
-    The upper bit planes of a frame are all alike: zero, or the detector's gaps. They end in one match, and after that
-    there are literals only. Filling 6 of 8 KiB with it, and looking through it, would take a quarter of the time.
-
-    Returns
-    -------
-    Whether it is done; nothing is otherwise.
-    """
-    if at >= end or at + 1 + (read8(source, at) >> 4) != end or read8(source, at) >= 15 << 4:
-        return False
-    begin = op - offset
-    if offset < 16 and _all_zero(to, begin, offset):
-        begin = op
-    elif offset != plane and (offset > plane or plane % offset != 0):
-        return False
-    stop = op + match
-    base = -(-begin // plane) * plane  # the first plane wholly in what repeats
-    first = (base // (8 * plane) + 1) * 8 * plane  # a byte plane of which a part is known to differ is made whole
-    last = stop // plane * plane
-    if first >= last:
-        return False
-    distance = op - begin if begin < op else 0
-    i = op
-    if distance == 0:
-        while i < first:
-            write64(to, i, 0)
-            i += 8
-    elif distance >= 32:
-        while i < first:
-            copy32(to, i, to, i - distance)
-            i += 32
-    elif distance >= 16:
-        while i < first:
-            copy16(to, i, to, i - distance)
-            i += 16
-    elif i < first:
-        repeat16(to, i, i - distance, orders, distance * 16, steps[distance], first - i)
-    i = last
-    while i < stop:
-        copy32(to, i, to, base + i - last)
-        i += 32
-    run[0], run[1], run[2] = first, last, base
-    return True
-
-
-@inner
-def _all_zero(array: Any, offset: int, count: int) -> bool:
-    found = 0
-    for i in range(count):
-        found |= read8(array, offset + i)
-    return found == 0
-
-
-@inner
-def fill_in(to: Any, run: Any, plane: int) -> None:
-    """Write what :func:`decode_block` left out."""
-    at = run[0]
-    while at < run[1]:
-        i = 0
-        while i < plane:
-            copy64(to, at + i, to, run[2] + i)
-            i += 64
-        at += plane
-    run[0] = run[1] = 0
 
 
 @inner

@@ -8,15 +8,12 @@ from .compiling import inner
 from .intrinsics import (
     covered1,
     covered64,
-    covered64_one,
     read8,
-    read64,
     transpose16,
     transpose32,
     write8,
     write64,
 )
-from .lz4 import fill_in
 from .parts import LOT
 
 
@@ -56,11 +53,9 @@ def untranspose(block: Any, offset: int, plane: int, to: Any, to_offset: int) ->
 
 @inner
 def spread_block(
-    block: Any, pixels: int, itemsize: int, cover: Any, first: int, px: Any, stride: int, lane: int, run: Any
+    block: Any, pixels: int, itemsize: int, cover: Any, first: int, px: Any, stride: int, lane: int
 ) -> int:
     """Make a block of bit planes into a frame's tile.
-
-    ``run`` : what LZ4 left out of the block.
 
     Returns
     -------
@@ -68,32 +63,11 @@ def spread_block(
     """
     plane = pixels // 8
     high = itemsize
-    if run[1] > 0:
-        if _any_beyond(block, plane, 8 * itemsize * plane, cover, first // 8, run):
-            fill_in(block, run, plane)
-        else:
-            high = run[0] // (8 * plane)
     while high > 0 and not any_covered(block, (high - 1) * 8 * plane, plane, cover, first // 8):
         high -= 1
     for j in range(high):
         untranspose(block, j * 8 * plane, plane, px, (j * LOT + lane) * stride)
     return high
-
-
-@inner
-def _any_beyond(block: Any, plane: int, size: int, cover: Any, cover_offset: int, run: Any) -> bool:
-    """Return whether a plane from ``run[0]`` on has a bit set in a covered pixel."""
-    at = 0
-    while at < plane:
-        if covered64_one(block, run[2] + at, plane, cover, cover_offset + at) != 0:
-            return True
-        last = run[1]
-        while last < size:
-            if covered64_one(block, last + at, plane, cover, cover_offset + at) != 0:
-                return True
-            last += plane
-        at += 64
-    return False
 
 
 @inner
@@ -145,18 +119,3 @@ def clear(px: Any, offset: int, count: int) -> None:
     while at < count:
         write8(px, offset + at, 0)
         at += 1
-
-
-@inner
-def any_nonzero(source: Any, offset: int, count: int) -> bool:
-    """Return whether one of so many bytes isn't 0."""
-    at = 0
-    while at + 8 <= count:
-        if read64(source, offset + at) != 0:
-            return True
-        at += 8
-    while at < count:
-        if read8(source, offset + at) != 0:
-            return True
-        at += 1
-    return False

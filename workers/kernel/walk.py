@@ -45,8 +45,6 @@ class Scratch(NamedTuple):
     block: NDArray[np.uint8]
     at: NDArray[np.int64]
     high: NDArray[np.int64]
-    run: NDArray[np.int64]
-    """(3,): what LZ4 left out of a block."""
     wrong: NDArray[np.int64]
     """(2,): the lane in which something is wrong, and the block."""
 
@@ -70,7 +68,6 @@ def make_scratch(layout: Layout) -> Scratch:
         np.zeros(TILE_BYTES + SPARE, np.uint8),
         np.zeros(LOT, np.int64),
         np.zeros(LOT, np.int64),
-        np.zeros(3, np.int64),
         np.zeros(2, np.int64),
     )
 
@@ -207,15 +204,10 @@ def _tile(lane: int, first: int, count: int, itemsize: int, stride: int, lanes: 
             if end > source.size:
                 return CUT
             prefetch(source, end)  # the next block's length, for the next tile
-            plane = whole // 8 if whole % 512 == 0 else 0
-            status = decode_block(
-                source, at + 4, end, scratch.block, whole * itemsize, tables.orders, tables.steps, plane, scratch.run
-            )
+            status = decode_block(source, at + 4, end, scratch.block, whole * itemsize, tables.orders, tables.steps)
             if status != 0:
                 return BAD_BLOCK
-            high = spread_block(
-                scratch.block, whole, itemsize, tables.cover, first, scratch.px, stride, lane, scratch.run
-            )
+            high = spread_block(scratch.block, whole, itemsize, tables.cover, first, scratch.px, stride, lane)
             at = end
     if tail > 0:
         if at + tail * itemsize > source.size:
