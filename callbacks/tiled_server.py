@@ -102,7 +102,9 @@ def remember_dependants() -> None:
     """
     from fastapi.dependencies import utils
 
-    work_out = utils.get_dependant
+    work_out = getattr(utils, "get_dependant", None)
+    if work_out is None:
+        return  # another FastAPI: it only is slower then
     known: dict[tuple[Any, ...], Any] = {}  # as many as the application's routes have dependencies
 
     def get_dependant(**of: Any) -> Any:
