@@ -164,8 +164,9 @@ def _settle_slowly(
 ) -> int:
     """Hold one more component at 0 at a time, and let go of those whose multiplier would become negative."""
     components = len(start)
-    reached = np.zeros(components)
-    held[:] = False
+    reached = np.empty(components)
+    for k in range(components):
+        reached[k], held[k] = 0.0, False
     adding = True
     for _ in range(steps):
         if adding:
@@ -214,9 +215,9 @@ def _move(start: Any, now: Any, correlation: Any, chosen: Any, size: int, multip
     for k in range(len(start)):
         now[k] = start[k]
     for j in range(size):
-        row, multiplier = correlation[chosen[j]], multipliers[j]
+        row, multiplier = chosen[j], multipliers[j]
         for k in range(len(start)):
-            now[k] += row[k] * multiplier
+            now[k] += correlation[row, k] * multiplier
 
 
 @inner

@@ -140,7 +140,7 @@ class Projection:
                 self._variance_scale,
                 areas,
                 variances,
-                total,
+                total.reshape(-1),
                 bits,
             )
             self._idle.append(mine)
@@ -183,12 +183,11 @@ def _project(
     variance_scale: Any,
     areas: Any,
     variances: Any,
-    total: Any,
+    totals: Any,
     bits: Any,
 ) -> None:
     n, elements = weights.shape
-    channels, blocks = total.shape[1], len(used)
-    totals = total.reshape(-1)
+    channels, blocks = len(totals) // elements, len(used)
     tiles = len(table) // (channels * TILE)
     first_variance = (areas.shape[1] + TILE - 1) // TILE
     stride, width = channels + APART, tiles * TILE * LANES
@@ -198,8 +197,8 @@ def _project(
     fills = np.empty(blocks, np.int64)
     for first in range(0, n, LOT):
         rows = min(LOT, n - first)
-        subtotal[:] = 0
-        fills[:] = 0
+        _clear(subtotal, len(subtotal))
+        _clear(fills, blocks)
         large = np.int64(0)
         for row in range(rows):
             for block in range(blocks):
@@ -224,7 +223,7 @@ def _project(
                 fills[block] += 1
                 if elements == 1:
                     continue
-                mixed[:] = 0.0
+                _clear(mixed, 2 * BLOCK)
                 for element in range(elements):
                     counts, place = _counts(addresses, strides, n, channels, element, first + row, start)
                     add_weighted(counts, place, groups, weights[first + row, element], mixed, 0, mixed, BLOCK)
@@ -237,7 +236,7 @@ def _project(
             for row in range(rows):  # the subtotal may have passed 32 bits
                 counts, place = _counts(addresses, strides, n, channels, element, first + row, 0)
                 tally64(counts, place, channels // LANES, totals, element * channels)
-        flushed[: rows * width] = 0.0
+        _clear(flushed, rows * width)
         for block in range(blocks):
             start, count = block * BLOCK, fills[block]
             groups = min(BLOCK, channels - start) // LANES
@@ -268,6 +267,13 @@ def _project(
                 scale = variance_scale[k] * factor
                 at = row * width + (first_variance * TILE + k) * LANES
                 variances[first + row, k] = _lanes(flushed, at) * (scale * scale)
+
+
+@inner
+def _clear(values: Any, count: int) -> None:
+    """Set the first to 0; written as a slice it would take long to compile."""
+    for k in range(count):
+        values[k] = 0
 
 
 @inner
