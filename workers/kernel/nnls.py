@@ -29,7 +29,7 @@ PIVOT: Final = 1e-12
 TRIES: Final = 3
 """Exchanges of all at once that may fail to make fewer wrong."""
 
-SOLVED, UNSETTLED, ALIKE = range(3)
+SOLVED, UNSETTLED, ALIKE, CIRCLING = range(4)
 
 
 class NonNegative:
@@ -53,7 +53,7 @@ class NonNegative:
         self._correlation = np.ascontiguousarray(covariance / np.outer(self._sigma, self._sigma))
         self._bounded = np.array(bounded, np.bool_)
         self.steps = 10 * len(bounded) + 20
-        """Most systems to be solved for a spectrum; one to three are usual."""
+        """Most systems that each way may solve for a spectrum; one to three are usual."""
 
     def reason(self, state: int) -> str:
         """Say why a spectrum wasn't SOLVED."""
@@ -83,7 +83,7 @@ class NonNegative:
 def _solve(areas: Any, sigma: Any, correlation: Any, bounded: Any, steps: int, states: Any) -> None:
     """Replace the areas that aren't allowed, and what depends on them."""
     n, components = areas.shape
-    start, now = np.empty(components), np.empty(components)
+    start, now, reached = np.empty(components), np.empty(components), np.empty(components)
     held = np.empty(components, np.bool_)
     chosen = np.empty(components, np.int64)
     factor, multipliers = np.empty((components, components)), np.empty(components)
@@ -100,9 +100,13 @@ def _solve(areas: Any, sigma: Any, correlation: Any, bounded: Any, steps: int, s
             continue
         if wrong == 0:
             continue
-        states[frame] = _settle(
-            start, now, held, bounded, correlation, TOLERANCE * largest, steps, chosen, factor, multipliers
-        )
+        tolerance = TOLERANCE * largest
+        state = _settle(start, now, held, bounded, correlation, tolerance, steps, chosen, factor, multipliers)
+        if state == CIRCLING:
+            state = _settle_slowly(
+                start, now, reached, held, bounded, correlation, tolerance, steps, chosen, factor, multipliers
+            )
+        states[frame] = state
         for k in range(components):
             areas[frame, k] = 0.0 if bounded[k] and (held[k] or now[k] < 0.0) else now[k] * sigma[k]
 
@@ -120,10 +124,10 @@ def _settle(
     factor: Any,
     multipliers: Any,
 ) -> int:
-    """Exchange all that are wrong between those held at 0 and the others, until none is."""
+    """Exchange all that are wrong between those held at 0 and the others, until none is, or that doesn't help."""
     components = len(start)
     fewest, tries = components + 1, TRIES
-    for step in range(steps):
+    for _ in range(steps):
         size = _choose(held, chosen)
         if not _multipliers(start, correlation, chosen, size, factor, multipliers):
             return ALIKE
@@ -138,9 +142,7 @@ def _settle(
         if wrong < fewest:
             fewest, tries = wrong, TRIES
         elif tries == 0:
-            return _settle_slowly(
-                start, now, held, bounded, correlation, tolerance, steps - step, chosen, factor, multipliers
-            )
+            return CIRCLING
         else:
             tries -= 1
         for k in range(components):
@@ -153,6 +155,7 @@ def _settle(
 def _settle_slowly(
     start: Any,
     now: Any,
+    reached: Any,
     held: Any,
     bounded: Any,
     correlation: Any,
@@ -164,7 +167,6 @@ def _settle_slowly(
 ) -> int:
     """Hold one more component at 0 at a time, and let go of those whose multiplier would become negative."""
     components = len(start)
-    reached = np.empty(components)
     for k in range(components):
         reached[k], held[k] = 0.0, False
     adding = True

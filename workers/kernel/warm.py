@@ -12,6 +12,8 @@ from ..reducers.base import Chunk
 from .bins import Bins
 from .compiling import folder
 from .kernel import Kernel
+from .nnls import NonNegative
+from .spectra import Projection
 from .tables import BinTable
 
 
@@ -19,7 +21,8 @@ def warm_up() -> None:
     """Make the machine code ready in this process.
 
     It is compiled once per machine, by the first of several processes that ask for it while the others wait; from then
-    on it is loaded, in half a second. There is one machine code for all shapes, types and reductions.
+    on it is loaded, in half a second. There is one machine code for all shapes, types and reductions of images, and
+    one for spectra.
     """
     empty = np.zeros((1, 8), np.uint8)
     table = BinTable(
@@ -33,6 +36,8 @@ def warm_up() -> None:
         Kernel(empty.shape, empty.dtype, {"bins": Bins(table=table)}).run(
             [Chunk(empty.tobytes(), "none", empty.shape, empty.dtype)]
         )
+        areas = Projection(np.ones((1, 8))).run([np.zeros((1, 8), np.uint32)], np.ones((1, 1))).areas
+        NonNegative(np.eye(1), np.ones(1, np.bool_)).solve(areas - 1)
 
 
 @contextmanager
