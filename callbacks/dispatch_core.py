@@ -196,7 +196,7 @@ class DispatchCore:
         good, policy = [recipe.spec() for recipe in fitting], fitting[0].policy
         live = self._live(run, device, inputs, (doc.get("configuration") or {}).get(device, {}).get("data", {}))
         cfg = recipe_rules.cfg_hash(good)
-        batch, total = batch_size(run.dwell), None
+        batch, total = batch_size(run.dwell, inputs), None
         if self._reduction is not None:
             batch, total = self._reduction.batches.get(device, batch), self._reduction.totals.get(device)
         message = StreamOpen(UNNUMBERED, run.name, device, cfg, batch, inputs, good, live, policy, total, sums)

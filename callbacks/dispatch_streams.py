@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +18,9 @@ BATCH_SECONDS: Final = 0.1
 """A batch holds about this long a piece of the scan: a result is never older than that by batching alone."""
 
 DEFAULT_BATCH: Final = 16
+BATCH_BYTES: Final = 128 << 20
+"""Most bytes of a batch, not compressed: two find room in a ring of 256 MiB, so that in an overload whole ones can be
+left out; and a worker, which may decode all of one, needs no more memory. An Eiger 4M's has 7 frames of 32 bits."""
 MAX_SPANS: Final = 256
 UNNUMBERED: Final = 0
 """Serial of a message until the window numbers it."""
@@ -149,15 +153,20 @@ def input_spec(key: str, described: Mapping[str, Any]) -> InputSpec:
     return InputSpec(key, tuple(int(n) for n in shape), dtype.str)
 
 
-def batch_size(dwell: Any) -> int:
-    """Return how many frames go together, for this dwell in seconds.
+def batch_size(dwell: Any, inputs: Iterable[InputSpec] = ()) -> int:
+    """Return how many frames go together, for this dwell in seconds and frames that consist of ``inputs``.
 
     >>> batch_size(0.005), batch_size(1.0), batch_size(1e-4), batch_size(None)
     (20, 1, 64, 16)
+    >>> large = [InputSpec("eiger_image", (2167, 2070), "<u4")]
+    >>> batch_size(0.005, large), batch_size(1.0, large), batch_size(None, large)
+    (7, 1, 7)
     """
+    size = sum(prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in inputs)
+    most = max(min(BATCH_BYTES // max(size, 1), MAX_BATCH), 1)
     if not isinstance(dwell, int | float) or not dwell > 0:
-        return DEFAULT_BATCH
-    return int(min(max(round(BATCH_SECONDS / dwell), 1), MAX_BATCH))
+        return min(DEFAULT_BATCH, most)
+    return int(min(max(round(BATCH_SECONDS / dwell), 1), most))
 
 
 def cut(span: FileSpan, first: int, stop: int) -> FileSpan | None:

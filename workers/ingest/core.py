@@ -18,6 +18,9 @@ DECIMATED: Final = "decimated"
 TOO_LARGE: Final = "too-large"
 MALFORMED: Final = "malformed"
 CHAOS: Final = "chaos"
+MAX_TOLD: Final = 4
+"""Series of which it is said that the ring is too small for them."""
+
 MAX_RANGES: Final = 1000
 """Ranges in one DROPPED: well below what the message may hold."""
 
@@ -130,6 +133,8 @@ class IngestCore:
             return CHAOS
         misfit = self._misfit(size)
         if misfit is not None or series is None:
+            if series is not None:
+                series.refuse(size, now)
             return misfit
         verdict = series.decimator.follow(frame, size, now)
         if verdict is None:
@@ -194,6 +199,11 @@ class IngestCore:
             "dropped": dict(self.dropped),
             "malformed": self.malformed,
         }
+
+    def misfits(self, now: float) -> list[str]:
+        """Say of the newest series that come just now, a line each, if the ring is too small for them."""
+        lines = (series.misfit(self.arena.size, now) for series in list(self.claims)[-MAX_TOLD:])
+        return [line for line in lines if line is not None]
 
     @property
     def pending(self) -> bool:

@@ -179,16 +179,22 @@ class Decimator:
         self._left = 0
         """Frames of the newest batch that goes live which are still to come."""
         self._newest = -1
-        self._heard = 0.0
+        self.heard = float("-inf")
+        """When a frame of it came last."""
+
+    @property
+    def needs(self) -> float:
+        """Bytes of the two batches that a ring has to hold so that whole ones can be left out; 0 if it does."""
+        return 2 * self.batch * self._size if self._unit < self.batch else 0.0
 
     def reserved(self, now: float) -> float:
         """Return how many bytes will still be taken by the batch that is coming in."""
-        return self._left * self._size if now - self._heard < STALE else 0.0
+        return self._left * self._size if now - self.heard < STALE else 0.0
 
     def follow(self, frame: int, size: int, now: float) -> Verdict | None:
         """Return what becomes of a frame of ``size`` bytes, None if its batch is new: then :meth:`choose`."""
         self._size += (size - self._size) / 8 if self._size else size
-        self._heard = now
+        self.heard = now
         number = frame // self._unit
         if number == self._newest and self._left:
             self._left -= 1

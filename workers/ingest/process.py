@@ -109,6 +109,7 @@ class Ingest:
         self._oldest = 0.0
         self._quiet_until = 0.0
         self._flood = Flood()
+        self._complained: list[str] = []
         self._detectors: dict[str, Pull] = {}
         self._spill = Spill(settings, self.core, self._say)
         self._broker = sockets.make(self._context, zmq.DEALER, MAX_CONTROL)
@@ -121,7 +122,7 @@ class Ingest:
     def run(self, lifeline: Lifeline) -> None:
         """Work until the end."""
         lifeline.register(self._poller)
-        lifeline.says = lambda: self.core.summary() | self._spill.summary
+        lifeline.says = lambda: self.core.summary() | {"misfits": self._complained} | self._spill.summary
         while True:
             timeout = AGE if self.core.pending else self._beat_s
             events = dict(self._poller.poll(int(timeout * 1000)))
@@ -152,6 +153,7 @@ class Ingest:
             self._say(self._spill.gauge(self._session, now) if self._epoch >= 0 else Gauge(self._session, []))
             self._spill.beat(now)
             self._renew(now)
+            self._complain()
         if now - self._reminded >= REMIND_EVERY:
             self._reminded = now
             self._tell(self.core.remind())
@@ -265,6 +267,14 @@ class Ingest:
             if pull.renew(now):
                 self._poller.register(before, 0)
                 self._poller.register(pull.socket, zmq.POLLIN if pull.polled else 0)
+
+    def _complain(self) -> None:
+        """Say once of each series that the ring is too small for it."""
+        lines = self.core.misfits(self._clock())
+        for line in lines:
+            if line not in self._complained:
+                log.warning("%s", line)
+        self._complained = lines
 
     def _flush(self, *, everything: bool) -> None:
         self._tell(self.core.take(everything=everything))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Final
 
 from ..wire.messages import Claim, SeriesGauge
@@ -12,6 +13,9 @@ from .decimation import Decimator
 
 MAX_CLAIMS: Final = 256
 MAX_GAUGED: Final = 64
+
+RECENT: Final = 10.0
+"""Seconds after its last frame for which it is said that a series doesn't fit into the ring."""
 
 BLOCK_AT: Final = 0.95
 """From this fill of the ring on nothing more is fetched from a detector that can wait."""
@@ -29,6 +33,9 @@ class Series:
     blocked: float = 0.0
     """Seconds in which its detector was made to wait, up to the last pause's end."""
     blocked_since: float | None = None
+    too_large: int = 0
+    """Bytes of its largest frame that doesn't fit into the ring."""
+    _refused: float = float("-inf")
 
     def __post_init__(self) -> None:
         self.decimator = Decimator(self.claim.batch, self.claim.row)
@@ -41,6 +48,25 @@ class Series:
             self.blocked += now - self.blocked_since
             self.blocked_since = None
 
+    def refuse(self, size: int, now: float) -> None:
+        """Note a frame that doesn't fit into the ring."""
+        self.too_large = max(self.too_large, size)
+        self._refused = now
+
+    def misfit(self, ring: int, now: float) -> str | None:
+        """Say in a line in how far what comes doesn't fit into a ring of so many bytes, and what would help."""
+        if now - max(self._refused, self.decimator.heard) > RECENT:
+            return None
+        what, here = f"{self.claim.stream} of run {self.claim.run}", f"the {_mib(ring)} MiB of shared memory"
+        if self.too_large:
+            remedy = f"raise ring_bytes to {8 * self.too_large} or more"
+            return f"{what}: a frame of {self.too_large} bytes doesn't fit into {here}, and never comes live: {remedy}"
+        if self.decimator.needs > 0:
+            batches = f"two batches of {self.claim.batch} frames ({_mib(self.decimator.needs)} MiB)"
+            remedy = f"raise ring_bytes to {ceil(1.5 * self.decimator.needs)} or more"
+            return f"{what}: {batches} don't fit into {here}: an overload leaves out pieces of batches: {remedy}"
+        return None
+
     def gauge(self, now: float, spilled: tuple[int, int, bool]) -> SeriesGauge:
         """Return how it does; ``spilled`` : frames, bytes, and whether all of before was found."""
         waiting = 0.0 if self.blocked_since is None else now - self.blocked_since
@@ -48,6 +74,10 @@ class Series:
         where = self.claim.endpoint, self.claim.series
         frames, size, searched = spilled
         return SeriesGauge(*where, kept, int(1000 * (self.blocked + waiting)), frames, size, searched)
+
+
+def _mib(size: float) -> str:
+    return f"{size / (1 << 20):.4g}"
 
 
 class Claims:

@@ -64,6 +64,7 @@ def troubles(said: Said) -> Iterable[str]:
             yield f"{name} is being started again: {each['last_words']}"
         elif each["state"] == "silent":
             yield f"{name} (pid {each['pid']}) doesn't answer"
+        yield from (each.get("said") or NOTHING).get("misfits") or ()
     for name in ("broker", "sink"):
         # What else ails it has been said above.
         if said.get(name) is None and (processes.get(name) or NOTHING).get("state", "running") == "running":

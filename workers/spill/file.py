@@ -72,6 +72,7 @@ class SpillFile:
             self._frames = data.create_dataset("frame", (0,), "i8", maxshape=(None,), chunks=(1024,), fillvalue=-1)
             self._file.swmr_mode = True
             os.rename(hidden, self.path)
+            _sync_folder(folder)
         except BaseException:
             self.close()
             raise
@@ -86,7 +87,7 @@ class SpillFile:
         self.bytes += len(chunk)
 
     def flush(self) -> list[FileSpan]:
-        """Let readers see what was added; return where it is."""
+        """Let readers see what was added, once it is on stable storage; return where it is."""
         first, stop = self._shown, len(self._rows)
         if first == stop:
             return []
@@ -94,6 +95,7 @@ class SpillFile:
         self._frames.resize(stop, axis=0)
         self._frames[first:stop] = self._rows[first:stop]
         self._frames.flush()
+        os.fsync(self._lock)  # the ledger will say that it is here, and the memory is reused
         self._shown = stop
         return spans(self.kind.key, self.path, self._rows[first:stop], first)
 
@@ -105,6 +107,15 @@ class SpillFile:
             finally:
                 os.close(self._lock)
                 self._lock = -1
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let a file's name outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def spans(key: str, path: Path, frames: Sequence[int], first: int = 0) -> list[FileSpan]:

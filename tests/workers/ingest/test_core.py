@@ -42,6 +42,27 @@ def core(size: int = 1 << 20, **keywords: int) -> Ingest:
     return Ingest(size, **keywords)
 
 
+def test_a_ring_that_is_too_small_is_named_with_what_would_do() -> None:
+    ingest = core(1 << 20)
+    ingest.claim(Claim(EIGER.endpoint, 12, "run-1", "eiger", "eiger_image", 8, "drop"))
+    for frame in range(8):
+        ingest.place(EIGER, frame, 1000, "bslz4")
+    assert ingest.misfits(0.0) == []
+    for frame in range(8, 64):
+        offset = ingest.place(EIGER, frame, 100_000, "bslz4")
+        if offset is not None:
+            ingest.free(RING, [offset], [ingest._held[offset][1].life])
+    (line,) = ingest.misfits(0.0)
+    assert line.startswith("eiger of run run-1: two batches of 8 frames (1.5")
+    assert "leaves out pieces of batches: raise ring_bytes to 2" in line
+    ingest.place(EIGER, 64, 2 << 20, "bslz4")
+    assert ingest.misfits(0.0) == [
+        "eiger of run run-1: a frame of 2097152 bytes doesn't fit into the 1 MiB of shared memory, "
+        "and never comes live: raise ring_bytes to 16777216 or more"
+    ]
+    assert ingest.misfits(60.0) == [], "of what is over nothing is said"
+
+
 def announced(messages: list[Frames | Dropped]) -> list[int]:
     return [block.frame for message in messages if isinstance(message, Frames) for block in message.blocks]
 
