@@ -17,6 +17,7 @@ import zmq
 from event_model import compose_run
 
 from haltere.devices.growing import create, reveal
+from haltere.workers.files.references import STREAMED
 from haltere.workers.wire import simplon
 
 from .scan import SHAPE, Scan, chunks, positions
@@ -39,15 +40,19 @@ class Hutch:
         Where the files go; made if it isn't there.
     tell
         Takes the raw run's documents.
+    ready
+        Waits, after the descriptor, until the first frame may be taken: while nobody knows that they are to be spilled
+        those that find no room are dropped.
     """
 
-    def __init__(self, scan: Scan, folder: Path, tell: Listener) -> None:
+    def __init__(self, scan: Scan, folder: Path, tell: Listener, ready: Callable[[], Any] = lambda: None) -> None:
         self.scan = scan
         self.uid = str(uuid.uuid4())
         self.unsent = 0
         """Frames that found nobody to take them off the stream."""
         self._folder = folder
         self._tell = tell
+        self._ready = ready
         self._flown = 0
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -64,6 +69,11 @@ class Hutch:
         self._folder.mkdir(parents=True, exist_ok=True)
         chunks(self.scan.frames)  # made now, so that the first frames don't come late and in a burst
         self._thread.start()
+
+    @property
+    def flown(self) -> int:
+        """Frames that have been taken."""
+        return self._flown
 
     def wait_flown(self, frames: int, timeout: float = 60.0) -> None:
         """Wait until so many frames have been taken."""
@@ -113,21 +123,24 @@ class Hutch:
         yield "start", dict(run.start_doc)
         stream = run.compose_descriptor(name="primary", **described(self.endpoint))
         yield "descriptor", dict(stream.descriptor_doc)
+        self._ready()
         card = Card(self._folder / "pilc.h5", scan)
         columns = [resource(run, f"pilc_{axis}", card.path, f"/{axis}") for axis in "xy"]
         for each in columns:
             yield "stream_resource", dict(each.stream_resource_doc)
         began = monotonic()
         for number, frames in enumerate((range(scan.split), range(scan.split, scan.frames)), 1):
-            file = Images(self._folder / f"eiger_{number}.h5", hidden=number == 2 and scan.hides)
-            image = resource(run, "eiger_image", file.path, DATA)
+            path = self._folder / f"eiger_{number}.h5"
+            file = Images(path, hidden=number == 2 and scan.hides) if scan.stored else None
+            image = resource(run, "eiger_image", path, DATA) if scan.stored else self._streamed(run)
             yield "stream_resource", dict(image.stream_resource_doc)
             for first in range(frames.start, frames.stop, scan.step):
                 stop = min(first + scan.step, frames.stop)
                 for frame in range(first, stop):
                     self._closing.wait(max(began + frame / scan.rate - monotonic(), 0.0))
                     self._expose(frame, file)
-                file.flush()
+                if file is not None:
+                    file.flush()
                 card.extend(stop)
                 for source, base in ((image, frames.start), *((each, 0) for each in columns)):
                     datum = source.compose_stream_datum(
@@ -136,17 +149,21 @@ class Hutch:
                         descriptor=stream.descriptor_doc,
                     )
                     yield "stream_datum", dict(datum)
-            file.close()
+            if file is not None:
+                file.close()
         card.close()
-        if scan.cut:
+        if scan.cut and file is not None:
             file.cut()
             file.show()
         yield "stop", dict(run.compose_stop())
-        if scan.late:
+        if scan.late and file is not None:
             self._closing.wait(scan.late)
             file.show()
 
-    def _expose(self, frame: int, file: Images) -> None:
+    def _streamed(self, run: Any) -> Any:
+        return run.compose_stream_resource(mimetype=STREAMED, uri=self.endpoint, data_key="eiger_image", parameters={})
+
+    def _expose(self, frame: int, file: Images | None) -> None:
         scan = self.scan
         blob = chunks(scan.frames)[frame]
         if frame not in scan.unstreamed:
@@ -155,7 +172,7 @@ class Hutch:
                 self._stream.send_multipart(simplon.encode(image), zmq.NOBLOCK)
             except zmq.Again:  # a detector keeps little, and waits for nobody
                 self.unsent += 1
-        if frame < scan.frames - scan.short:
+        if file is not None and frame < scan.frames - scan.short:
             file.append(blob)
         with self._changed:
             self._flown = frame + 1

@@ -7,12 +7,21 @@ import signal
 import threading
 from typing import Final
 
+from haltere.workers.pool.local import Chaos
+
 from .report import Report
 from .rig import PoolFault, Rig
 from .scan import Scan
 
 BUSY: Final = Scan(chaos={"delay": 0.002})
 """Batches take 80 ms of the 100 ms in which they come, so that a worker is hit amid one."""
+
+UNSTORED: Final = Scan(rate=200, stored=False)
+GROUP: Final = 20
+"""Frames in a batch at that rate. Every third is left out on purpose, as if the ring were full: it is spilled."""
+
+SPILLING: Final = 30
+"""Frames on their way to a file when something is killed."""
 
 STOPPED: Final = 4.5
 """s: longer than the broker believes in a silent worker."""
@@ -58,6 +67,45 @@ def stop_a_worker(rig: Rig) -> None:
     pid = rig.signal("worker-1", signal.SIGSTOP)
     threading.Event().wait(STOPPED)
     os.kill(pid, signal.SIGCONT)
+
+
+def kill_the_spiller(rig: Rig) -> None:
+    """Kill the spiller while it has frames that it hasn't written."""
+    spiller = rig.spiller()
+    spiller.suspend()
+    rig.until_spilling(SPILLING)
+    rig.now()
+    spiller.kill()
+
+
+def kill_the_spilling_ingest(rig: Rig) -> None:
+    """Kill the ingest while its spiller has frames that it hasn't written; that one goes on."""
+    spiller = rig.spiller()
+    spiller.suspend()
+    rig.until_spilling(SPILLING)
+    rig.killed_at = rig.hutch.flown
+    rig.signal("ingest")
+    spiller.resume()
+
+
+def in_no_file(rig: Rig) -> set[int]:
+    """Return the frames that weren't reduced live and lie in no file: no more may be lost, and no less."""
+    live = rig.heard[-1][1]["frames"]["eiger"]["intervals"]["live"]
+    return set(range(rig.scan.frames)) - rig.spilled() - {frame for first, stop in live for frame in range(first, stop)}
+
+
+def given_is_written(rig: Rig, report: Report) -> list[str]:
+    """Complain if what the spiller was given before the ingest died isn't in files. The others are compared by name."""
+    report.note = f"{len(rig.spilled())} frames spilled, {rig.killed_at} flown when the ingest was killed"
+    before = [frame for frame in rig.spilled() if frame < rig.killed_at]
+    return [] if len(before) >= SPILLING else [f"only {len(before)} frames that came before are in files"]
+
+
+def spilled_exactly(rig: Rig, report: Report) -> list[str]:
+    """Complain if frames that were left out on purpose aren't all in files."""
+    chaos = {frame for frame in range(rig.scan.frames) if frame // GROUP % 3 == 2}
+    report.note = f"{len(rig.spilled())} frames spilled"
+    return [f"{len(chaos - rig.spilled())} frames were spilled nowhere"] if chaos - rig.spilled() else []
 
 
 def was_given_up(rig: Rig, report: Report) -> list[str]:
@@ -112,6 +160,28 @@ FAULTS: Final = (
     _kill("sink", "Workers and dispatcher send again what it hadn't confirmed."),
     _kill("recorder", "It starts again at its cursor: the same documents, each once."),
     _kill("ingest", "What came meanwhile, and what was in its ring, is backfilled."),
+    PoolFault(
+        name="spiller-kill",
+        does="SIGKILL to the ingest's spiller, which has frames of a detector without files that it hasn't written.",
+        expects="They lie in shared memory still: another one writes them, and none is lost.",
+        strike=kill_the_spiller,
+        scan=UNSTORED,
+        pool={"chaos": Chaos(drop_every=3, drop_group=GROUP)},
+        restarts=["spiller"],
+        check=spilled_exactly,
+    ),
+    PoolFault(
+        name="spilling-ingest-kill",
+        does="SIGKILL to the ingest of a detector without files, while its spiller has frames that it hasn't written.",
+        expects="The spiller writes them, and the next ingest finds them; what no file has is lost, with the evidence.",
+        strike=kill_the_spilling_ingest,
+        scan=UNSTORED,
+        at=1 / 6,
+        pool={"chaos": Chaos(drop_every=3, drop_group=GROUP)},
+        restarts=["ingest"],
+        lost=in_no_file,
+        check=given_is_written,
+    ),
     PoolFault(
         name="all-in-turn",
         does="SIGKILL to worker, broker, recorder, sink, ingest and the other worker, one after the other.",

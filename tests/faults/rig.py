@@ -22,7 +22,9 @@ from haltere.callbacks.recording import Recorder
 from haltere.services import recorder_command
 from haltere.workers.ledger.reader import LedgerReader
 from haltere.workers.pool.local import Endpoints, Pool
+from haltere.workers.spill.file import left_behind
 from haltere.workers.wire.documents import unpack
+from haltere.workers.wire.messages import Spilled
 
 from .hutch import Hutch
 from .report import Report
@@ -65,10 +67,12 @@ class Rig:
         self.struck: list[float] = []
         """When faults happened, s since 1970."""
         self.note = ""
+        self.killed_at = 0
+        """Frames that had been flown when it was killed that takes frames."""
         self.dropped: Counter[str] = Counter()
         self._stack = ExitStack()
         with ExitStack() as stack:
-            self.hutch = stack.enter_context(Hutch(scan, folder / "raw", self._tell))
+            self.hutch = stack.enter_context(Hutch(scan, folder / "raw", self._tell, self._until_claimed))
             self.pool = stack.enter_context(
                 Pool.local(
                     **{"workers": 2, "ring_bytes": 16 << 20, **pool},
@@ -91,6 +95,15 @@ class Rig:
             return recorder_command(endpoints, ledger, self.catalog)
         settings = {"bind": endpoints.recorder, "sink": endpoints.sink, "ledger": str(ledger)}
         return [sys.executable, "-m", "haltere.callbacks.recorder", json.dumps(settings)]
+
+    def _until_claimed(self) -> None:
+        def claimed() -> bool:
+            broker = self.pool.status(timeout=1.0)["broker"] or {}
+            streams = broker.get("runs", {}).get(self.hutch.uid, {}).get("streams", {})
+            return "kept" in streams.get("eiger", {})
+
+        if not self.scan.stored:
+            self.until(claimed, what="the ingest's word that it knows of the run")
 
     def _tell(self, name: str, doc: dict[str, Any]) -> None:
         self.dispatcher(name, doc)
@@ -136,6 +149,29 @@ class Rig:
         """Wait until a process has been started again."""
         self.until(lambda: self.pid(name) not in (-1, died), what=f"another {name}")
 
+    def spiller(self) -> psutil.Process:
+        """Return the ingest's child that writes frames to files."""
+        self.until(lambda: bool(psutil.Process(self.pid("ingest")).children()), what="the spiller")
+        return psutil.Process(self.pid("ingest")).children()[0]
+
+    def until_spilling(self, frames: int) -> None:
+        """Wait until so many frames are on their way to the pool's files."""
+
+        def waits() -> bool:
+            said = self.pool.status(timeout=0)["processes"]["ingest"]["said"]
+            return bool(said.get("spilling", 0) >= frames)
+
+        self.until(waits, what=f"{frames} frames on their way to a file")
+
+    def spilled(self) -> set[int]:
+        """Return the frames that lie in the pool's files: that the ledger knows of, or whose writer is gone."""
+        reader = LedgerReader(self.pool.ledger)
+        told = [each for each in reader.control(self.hutch.uid) if isinstance(each, Spilled)]
+        reader.close()
+        spans = left_behind(self.pool.directory / "spill", self.hutch.uid)
+        spans += [span for message in told for span in message.files]
+        return {frame for span in spans for frame in range(span.first, span.first + span.n)}
+
     def commits(self) -> dict[str, list[float]]:
         """Return when each stream's batches were committed, s since 1970."""
         reader = LedgerReader(self.pool.ledger)
@@ -166,8 +202,9 @@ class Rig:
         status = self.pool.status()
         report.dropped = dict(self._dropped(accounting))
         report.restarts = {name: n for name, each in status["processes"].items() if (n := each["restarts"])}
-        if deaths := self._reducers_died():
-            report.restarts["reducer"] = deaths
+        for child, deaths in (("reducer", self._reducers_died()), ("spiller", self._spillers_died())):
+            if deaths:
+                report.restarts[child] = deaths
         commits = self.commits().values()
         gaps = [min((at - at_ for at in each if at > at_), default=0.0) for each in commits for at_ in self.struck]
         report.next_commit = max((gap for gap in gaps if gap), default=None)
@@ -183,6 +220,9 @@ class Rig:
     def _reducers_died(self) -> int:
         logs = [path.read_text(errors="replace") for path in (self.pool.directory / "logs").glob("worker-*.log")]
         return sum(len(re.findall(r"worker died|no progress in", text)) for text in logs)
+
+    def _spillers_died(self) -> int:
+        return (self.pool.directory / "logs" / "ingest.log").read_text(errors="replace").count("the spiller ended")
 
     def verdict(self, report: Report, quarantined: Collection[int], lost: Collection[int]) -> None:
         """Fill in what is wrong.
@@ -300,7 +340,7 @@ class PoolFault:
     pool
         Further arguments of :meth:`Pool.local`.
     quarantined, lost
-        The Eiger's frames that must end so.
+        The Eiger's frames that must end so; of the lost ones also what says which these are, from what there is.
     restarts
         Processes that must have been started again, or the fault didn't happen.
     around
@@ -319,7 +359,7 @@ class PoolFault:
     scan: Scan = FULL
     pool: dict[str, Any] = field(default_factory=dict)
     quarantined: Collection[int] = ()
-    lost: Collection[int] = ()
+    lost: Collection[int] | Callable[[Rig], Collection[int]] = ()
     restarts: Collection[str] = ()
     around: Callable[[Path], AbstractContextManager[dict[str, Any]]] = lambda folder: nullcontext({})
     check: Callable[[Rig, Report], list[str]] = lambda rig, report: []
@@ -355,7 +395,7 @@ class PoolFault:
                     rig.finish()
                 finally:
                     rig.account(report)
-                rig.verdict(report, self.quarantined, self.lost)
+                rig.verdict(report, self.quarantined, self.lost(rig) if callable(self.lost) else self.lost)
                 report.complaints += [
                     f"{name} was never started again: did the fault happen?"
                     for name in self.restarts

@@ -38,6 +38,8 @@ class Scan:
         Frames that the second file lacks at its end.
     cut
         The second file shows after the flight, and without its second half.
+    stored
+        Whether the Eiger writes files; without them its recipe's policy is to spill.
     chaos
         Parameters of the test reducer.
     """
@@ -50,6 +52,7 @@ class Scan:
     late: float | None = 0.0
     short: int = 0
     cut: bool = False
+    stored: bool = True
     chaos: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -75,7 +78,7 @@ class Scan:
     @property
     def recipes(self) -> tuple[Recipe, ...]:
         """What is made of them."""
-        return Recipe("chaos", "chaos", "eiger", self.chaos), POSITIONS
+        return Recipe("chaos", "chaos", "eiger", self.chaos, "drop" if self.stored else "spill"), POSITIONS
 
 
 @cache
