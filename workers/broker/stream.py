@@ -149,7 +149,7 @@ class Stream:
         self.total = total
         self.confirmed = False
         self.lane.close(now)
-        for number in [each for each in self.batches if (each + 1) * self.size > total]:
+        for number in list(self.batches):
             # What is leased is being read: its result is whole, and whoever reads that cuts it at the total.
             if self.batches[number].state is not State.LEASED:
                 self._cut(number)

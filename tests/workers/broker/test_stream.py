@@ -207,3 +207,38 @@ def test_a_stream_that_is_forgotten_gives_back_its_blocks() -> None:
     assert (sorted(freed(stream)), stream.batches) == ([0, 5], {})
     assert {batch.state for batch in batches} == {State.GONE}
     assert stream._setup_deaths.total() == DEATHS - 1
+
+
+def test_a_frame_that_no_file_has_and_no_lane_could_bring_is_missing_for_that_reason() -> None:
+    stream = filed(2)
+    stream.total = None
+    stream.expect(Expect(3, "run", "eiger", 2, 3, []), 0.0)
+    stream.close(3, 0.0)
+    assert not stream.ready(0, 9.0), "nobody has said yet that every promise was heard"
+    stream.confirmed = True
+    assert stream.ready(0, 9.0)
+    assert {frame: each.reason for frame, each in stream.batches[0].absent.items()} == {
+        2: "it has no live lane, and no file was announced that has image"
+    }
+
+
+def test_frames_from_the_total_on_are_surplus() -> None:
+    stream = filed(6)
+    arrive(stream, 5, 6)
+    assert (freed(stream), stream.surplus) == ([6], 1)
+
+
+def test_a_frame_that_comes_says_of_its_batch_only_that_it_is_whole_and_waits_for_nothing_else() -> None:
+    stream = filed(2 * SIZE)
+    numbers = [stream.arrive("ring", Block(frame, frame, 1, "none", frame), 9.0) for frame in range(4)]
+    assert numbers == [None, None, None, 0]
+    stream.queue(1)
+    numbers = [stream.arrive("ring", Block(frame, frame, 1, "none", frame), 9.0) for frame in range(4, 8)]
+    assert numbers == [None] * 4, "it goes already"
+
+
+def test_that_every_promise_was_heard_has_to_be_said_again_after_the_close() -> None:
+    stream = flying()
+    stream.confirmed = True
+    stream.close(4, 0.0)
+    assert not stream.confirmed
