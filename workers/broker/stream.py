@@ -260,7 +260,7 @@ class Stream:
         if now < self._untried[1]:
             batch.condemn(range(first, stop), FrameEvent.UNTRIED, self._untried[0])
         work = self._work(batch, first, stop, token)
-        long = len(work.files) + len(work.absent) + len(work.damaged) > SHORT_WORK  # else there is no need to look
+        long = len([*work.files, *work.absent, *work.damaged]) > SHORT_WORK  # else there is no need to look
         if long and (len(work.files) > MAX_FILES or len(encode(work)) > MAX_WORK):
             reason = (
                 f"frames {first} to {stop - 1} lie in {len(work.files)} pieces of files, more than a message can name: "

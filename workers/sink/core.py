@@ -90,7 +90,7 @@ class SinkCore:
         self._serials = dict(self._committed_serials)
         self._tellers = tellers or Tellers()
         self._waiting = Grouping()
-        self._next_full = 0.0
+        self._next_full = float("-inf")
         self._finished: list[str] = []
         self.nexus_errors: dict[str, str] = {}
         """Why a run's NeXus file can't be written at present; the shell keeps it."""

@@ -11,7 +11,7 @@ from haltere.workers.wire.messages import Expect, FileSpan
 FRAMES = 14
 ranges = st.tuples(st.integers(0, FRAMES - 1), st.integers(1, 6))
 spans = st.builds(
-    lambda key, range_, name, offset: FileSpan(key, f"file:///{name}", "d", *range_, offset),
+    lambda key, range_, name, offset: FileSpan(key, f"file:///{name}", "d", range_[0], range_[1], offset),
     *(st.sampled_from("abx"), ranges, st.sampled_from("12"), st.integers(0, 3)),
 )
 sayings = st.tuples(st.booleans(), ranges, st.lists(spans, max_size=3))

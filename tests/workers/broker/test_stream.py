@@ -7,7 +7,7 @@ import pytest
 from haltere.workers.broker.batch import DEATHS, State
 from haltere.workers.broker.stream import Stream
 from haltere.workers.frame_life import FrameEvent
-from haltere.workers.wire.messages import Block, Expect, FileSpan, InputSpec, LiveLane, RecipeSpec, StreamOpen
+from haltere.workers.wire.messages import Block, Expect, FileSpan, InputSpec, LiveLane, RecipeSpec, StreamOpen, encode
 
 SIZE = 4
 
@@ -242,3 +242,28 @@ def test_that_every_promise_was_heard_has_to_be_said_again_after_the_close() -> 
     stream.confirmed = True
     stream.close(4, 0.0)
     assert not stream.confirmed
+
+
+@pytest.mark.parametrize(("files", "size", "whole"), [(0, 0, True), (-1, 0, False), (0, -1, False)])
+def test_work_that_just_fits_into_a_message_goes(
+    files: int, size: int, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = filed(2 * SIZE)
+    stream.queue(0)
+    first = stream.work(0, 1, 0.0)
+    assert first is not None
+    monkeypatch.setattr("haltere.workers.broker.stream.SHORT_WORK", 0)
+    monkeypatch.setattr("haltere.workers.broker.stream.MAX_FILES", len(first.files) + files)
+    monkeypatch.setattr("haltere.workers.broker.stream.MAX_WORK", len(encode(first)) + size)
+    stream.give_back(0)
+    stream.queue(0)
+    work = stream.work(0, 1, 0.0)
+    assert work is not None
+    assert (work.absent == []) is whole
+
+
+def test_what_was_dropped_and_is_done_is_no_reason_any_more() -> None:
+    stream = flying()
+    stream.let_go("i", [(0, 2)], "full", 0.0)
+    stream.finish([(0, 1)], full=False)
+    assert [stream.lane.why(frame) for frame in (0, 1)] == [None, "full"]

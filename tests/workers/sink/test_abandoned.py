@@ -131,6 +131,7 @@ def test_a_close_that_is_not_on_disk_yet_stands_before_the_leave(bench: Bench) -
     bench.tell(Bye(SESSION))
     bench.later(3)
     assert not bench.core.runs[RUN].abandoned
+    assert bench.core.counters.abandoned == 0
     assert bench.core.runs[RUN].totals == {"eiger": 20, "pilc": 20}
 
 
@@ -158,12 +159,13 @@ def test_who_comes_back_too_late_is_answered_counted_and_told_once(
     bench.gone = True
     bench.later(SILENT + 2)
     caplog.clear()
-    rest = control()[5:]
+    rest, known = control()[5:], list(bench.core.runs[RUN].control)
     for message in rest:
         bench.tell(message)
     assert (PEER, Ack(SESSION, len(control()))) in bench.later()
     assert bench.core.runs[RUN].totals == {"eiger": PROMISED, "pilc": PROMISED}
     assert bench.core.counters.late == len(rest)
+    assert bench.core.runs[RUN].control == known
     assert sum("goes on to tell of it" in record.message for record in caplog.records) == 1
 
 
@@ -177,3 +179,22 @@ def test_it_completes_when_its_frames_are_done_and_is_forgotten(bench: Bench) ->
     assert bench.core.take_finished() == [RUN]
     bench.core.completed(RUN, 1.0)
     assert bench.later(3) == []
+
+
+def test_a_session_that_greets_or_tells_lives_whatever_can_be_seen_of_it(bench: Bench) -> None:
+    bench.gone = True
+    for _ in range(4):
+        bench.tell(Hello(1, "dispatcher", NAME, SESSION))
+        bench.later(SILENT - 2)
+    for message in control()[5:-1]:
+        bench.tell(message)
+        bench.later(SILENT - 2)
+    assert not bench.closed
+
+
+def test_only_a_session_takes_its_own_leave(bench: Bench) -> None:
+    bench.tell(Hello(1, "recorder", "recorder", SESSION), peer=b"recorder")
+    for peer in (b"nobody", b"recorder"):
+        bench.tell(Bye(SESSION), peer=peer)
+        bench.later(2)
+    assert not bench.closed

@@ -113,6 +113,7 @@ def test_drops_are_committed_with_what_is_committed_anyhow_and_only_the_brokers(
     bench.tell(DISPATCHER, control()[3])
     bench.commit()
     assert bench.accounting()["eiger"]["drops"] == {"decimated": 8, "ring-full": 2}
+    assert bench.core.counters.unknown == 1
 
 
 def test_drops_that_are_told_when_the_account_is_closed_change_it_no_more(bench: Bench) -> None:
@@ -172,7 +173,8 @@ def test_a_duplicate_is_answered_and_counted(bench: Bench) -> None:
     reader = LedgerReader(bench.path)
     run = reader.run(RUN)
     assert run is not None
-    assert run.duplicates == bench.core.counters.duplicates == 2
+    assert run.duplicates == bench.core.counters.duplicates == bench.core.runs[RUN].duplicates == 2
+    assert Bench(bench.path).core.runs[RUN].duplicates == 2
 
 
 def test_where_spilled_frames_lie_is_said_back_from_the_disk_and_to_every_broker_to_come(bench: Bench) -> None:
@@ -182,6 +184,8 @@ def test_where_spilled_frames_lie_is_said_back_from_the_disk_and_to_every_broker
     assert bench.tell(WORKER, said) == []
     assert bench.commit() == [], "only the broker speaks for ingests"
     bench.tell(BROKER, Hello(1, "broker", "broker", 1))
+    assert bench.tell(BROKER, msgspec.structs.replace(said, run="nobody's")) == []
+    assert bench.core.counters.unknown == 2
     assert bench.tell(BROKER, said) == []
     assert bench.commit() == [(BROKER, said)]
     bench.tell(BROKER, said)
@@ -393,6 +397,7 @@ def test_completed_runs_are_not_replayed_and_their_late_results_still_answered(b
     bench.ledger.complete(RUN, 1.0)
     bench.core.completed(RUN, 1.0)
     for core in (bench, Bench(bench.path)):
+        assert (core.core.runs[RUN].phase, core.core.runs[RUN].completed) == (Phase.COMPLETED, 1.0)
         assert len(core.tell(BROKER, Hello(1, "broker", "broker", 6))) == 1
         assert core.tell(WORKER, *result(PILC, 4)) == [(WORKER, Done(RUN, "pilc", "cfg-b", [(4, 8)]))]
 
@@ -577,11 +582,13 @@ def test_control_messages_beyond_the_bound_wait_with_their_dispatcher(
     bench.tell(BROKER, Hello(1, "broker", "broker", 1))
     bench.open()
     assert list(bench.core.runs[RUN].streams) == ["eiger"]
+    assert bench.tell(DISPATCHER, control()[1]) == [(DISPATCHER, Ack(7, 2))], "it has that one"
     spilled = Spilled(0, RUN, "eiger", [FileSpan("eiger_image", "file:///spill/a.h5", "/d", 4, 4, 0)])
     assert bench.tell(DISPATCHER, control()[2]) == []
     assert bench.tell(DISPATCHER, control()[3]) == []
     assert bench.tell(BROKER, spilled) == []
-    assert bench.core.counters.refused == 2
+    assert bench.tell(DISPATCHER, control()[4]) == []
+    assert bench.core.counters.refused == 3
     assert bench.commit()[-1] == (DISPATCHER, Ack(7, 4))
     assert bench.tell(BROKER, spilled) == []
     assert bench.commit() == [(BROKER, spilled)], "it says it again"
@@ -612,3 +619,27 @@ def test_a_batch_that_the_ledger_turns_out_to_have_is_a_duplicate(bench: Bench) 
     assert bench.core.committed(Outcome([], [False]), bench.now) == [(WORKER, done)]
     assert bench.core.counters.duplicates == bench.core.runs[RUN].duplicates == 1
     assert bench.core.counters.frames == 0
+
+
+def test_what_comes_is_committed_together_after_a_while(bench: Bench) -> None:
+    bench.tell(BROKER, Hello(1, "broker", "broker", 1))
+    bench.open()
+    spilled = Spilled(0, RUN, "eiger", [FileSpan("eiger_image", "file:///spill/a.h5", "/d", 4, 4, 0)])
+    for peer, message, payload in (
+        (DISPATCHER, control()[3], None),
+        (WORKER, *result(EIGER, 0)),
+        (BROKER, spilled, None),
+        (WORKER, *result(EIGER, 0)),  # which it has by then
+    ):
+        bench.tell(peer, message, payload)
+        assert bench.core.take(bench.now + 0.9 * GROUP_SECONDS) is None
+        bench.tell(b"another", *result(PILC, 0))
+        bench.now += 1.1 * GROUP_SECONDS
+        group = bench.core.take(bench.now)
+        assert group is not None
+        bench.core.committed(bench.ledger.commit(group, bench.now), bench.now)
+
+
+def test_the_ledger_knows_who_told_of_a_run(bench: Bench) -> None:
+    bench.open()
+    assert bench.ledger.tellers() == {RUN: (7, "session")}
