@@ -40,6 +40,13 @@ class Integrators:
         engines = self._made[dimensions, split, algorithm].engines
         return next(value.engine for method, value in engines.items() if method.algo_lower == algorithm)
 
+    def normalization(self) -> Array:
+        """Return by what pyFAI divides each pixel's counts, (pixels,) float64: solid angle × polarization."""
+        integrator, shape = self.detector.integrator(), self.detector.shape
+        norm = np.asarray(integrator.solidAngleArray(shape), np.float64) * integrator.polarization(shape, POLARIZATION)
+        product: Array = norm.ravel()
+        return product
+
     def matrix(self, dimensions: int, split: str) -> sparse.csr_matrix:
         """Return weights of pixels in bins, (bins, pixels) float32, pyFAI's own."""
         engine = self.engine(dimensions, split, "csr")

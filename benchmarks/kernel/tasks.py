@@ -24,6 +24,9 @@ UNIT: Final = "q_nm^-1"
 CROP: Final = 256
 """Rows and columns around the middle."""
 
+REFLECTION: Final = 32
+"""Rows and columns of a region."""
+
 SHRINK: Final = 2
 """Pixels of each direction that become one."""
 
@@ -34,7 +37,7 @@ TITLES: Final = {
     "bbox": "1000 bins, bbox",
     "full": "1000 bins, full splitting",
     "cake": "caking 1000 × 360, no splitting",
-    "roi": "sums of 3 regions",
+    "roi": "sums of 3 regions of 32²",
     "crop": "crop 256²",
     "moments": "total, centre of mass, maximum",
     "shrink": "downsampling 2 × 2",
@@ -70,9 +73,9 @@ class Box:
 
 
 def regions(detector: Detector) -> list[Box]:
-    """Return three regions, of a size that holds a reflection, in different parts of the detector."""
+    """Return three regions, each of a reflection's size, in different parts of the detector."""
     rows, columns = detector.shape
-    size = max(min(rows, columns) // 20, 4)
+    size = min(REFLECTION, rows // 8, columns // 8)
     return [Box(rows * k // 4, columns * k // 4, size, size) for k in (1, 2, 3)]
 
 
@@ -89,21 +92,25 @@ def region_sums(frame: Array, mask: Array, boxes: list[Box]) -> Array:
 
 
 def moments(frame: Array, mask: Array) -> Answer:
-    """Return counts in all, weighted with row and with column, and the most of a pixel; masked pixels left out."""
-    counts = np.where(mask, 0, frame).astype(np.int64)
-    by_row, by_column = counts.sum(axis=1), counts.sum(axis=0)
+    """Return counts in all, their centre (column ``x``, row ``y``), and the most of a pixel; masked ones left out."""
+    counts = np.where(mask, 0, frame)
+    by_row, by_column = counts.sum(axis=1, dtype=np.int64), counts.sum(axis=0, dtype=np.int64)
+    total = by_row.sum()
     return {
-        "total": by_row.sum(),
-        "rows": by_row @ np.arange(by_row.size),
-        "columns": by_column @ np.arange(by_column.size),
+        "total": total,
+        "x": by_column @ np.arange(by_column.size) / total,
+        "y": by_row @ np.arange(by_row.size) / total,
         "maximum": counts.max(),
     }
 
 
 def shrunk(frame: Array, mask: Array) -> Array:
-    """Return sums of 2 × 2 pixels, masked ones left out; an odd last row or column makes a smaller one."""
-    counts = np.where(mask, 0, frame).astype(np.int64)
-    rows, columns = (-(-each // SHRINK) * SHRINK for each in counts.shape)
-    padded = np.pad(counts, ((0, rows - counts.shape[0]), (0, columns - counts.shape[1])))
-    summed: Array = padded.reshape(rows // SHRINK, SHRINK, columns // SHRINK, SHRINK).sum(axis=(1, 3))
+    """Return sums of 2 × 2 pixels, masked ones left out; an odd last row or column makes smaller cells."""
+    counts = np.where(mask, 0, frame)
+    rows, columns = (-(-each // SHRINK) for each in counts.shape)
+    summed = np.zeros((rows, columns), np.int64)
+    for i in range(SHRINK):
+        for j in range(SHRINK):
+            piece = counts[i::SHRINK, j::SHRINK]
+            summed[: piece.shape[0], : piece.shape[1]] += piece
     return summed
