@@ -17,6 +17,8 @@ from .stream import Stream
 Control = RunOpen | StreamOpen | Expect | RunClose | Spilled
 
 MAX_RUNS: Final = 64
+UNNUMBERED: Final = 0
+DIGEST_BYTES: Final = 12
 
 
 @dataclass(slots=True)
@@ -221,4 +223,4 @@ def planned_row(start: bytes) -> int:
 
 def _digest(message: Control) -> bytes:
     """Return what tells messages apart; said again by another dispatcher only the serial differs."""
-    return blake2b(encode(msgspec.structs.replace(message, serial=0)), digest_size=12).digest()
+    return blake2b(encode(msgspec.structs.replace(message, serial=UNNUMBERED)), digest_size=DIGEST_BYTES).digest()

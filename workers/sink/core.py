@@ -48,6 +48,8 @@ FULL_SECONDS: Final = 2.0
 LEASE_MS: Final = 5000
 BEAT_MS: Final = 500
 MAX_PEERS: Final = 1024
+MAX_REASON: Final = 500
+"""Letters of why something is refused or failed."""
 REMEMBERED: Final = 256
 """Completed runs whose late results are still answered."""
 
@@ -269,7 +271,7 @@ class SinkCore:
                 f"{message.worker}: result {message.run}/{message.stream} [{message.first}]: {error}", "result"
             )
             # Sent again it would be refused again: the broker has it reduced anew, and in the end quarantined.
-            reason = f"the sink refused the result: {error}"[:500]
+            reason = f"the sink refused the result: {error}"[:MAX_REASON]
             refusal = Nack(message.run, message.stream, message.first, message.n, message.token, -1, reason, False)
             return [(peer, refusal)]
         stream.books.buffered.add(message.first)
@@ -284,7 +286,7 @@ class SinkCore:
 
     def _complain(self, text: str, often: str = "") -> None:
         """Say what is wrong; ``often`` names what can come a thousand times a second, and is told now and then."""
-        self.counters.last_bad = text[:500]
+        self.counters.last_bad = text[:MAX_REASON]
         if not often or self._floods[often].tell():
             log.warning("%s", text)
 
@@ -351,7 +353,7 @@ class SinkCore:
         """Take note that the commit failed: nobody is answered, and it is tried again after a growing pause."""
         self._waiting.failed(error, now)
         self.counters.errors += 1
-        self.counters.last_error = str(error)[:500]
+        self.counters.last_error = str(error)[:MAX_REASON]
 
     def _apply(self, message: Control, nexus: str | None, now: float | None = None) -> None:
         """Take over a control message that is on disk; ``now`` unless it has been there for long."""

@@ -1157,3 +1157,14 @@ def test_a_stream_that_is_told_after_the_close_of_its_run_has_its_total(bench: B
 @pytest.mark.parametrize("plan", [b'{"shape": "wide"}', b"no json", b"\xff"])
 def test_a_plan_that_cannot_be_read_has_no_rows(plan: bytes) -> None:
     assert planned_row(plan) == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "row"),
+    [
+        ([], 0), ([9], 0), ([3, 0], 0), ([3, -2], 0), ([3, 2**40], 0),
+        ([3, 1], 1), ([0, 5], 5), ([2, 0, 5], 5), ([3, 2**40 - 1], 2**40 - 1),
+    ],
+)  # fmt: skip
+def test_the_row_of_a_plan_is_its_last_axis_if_it_has_more_than_one(shape: list[int], row: int) -> None:
+    assert planned_row(msgspec.json.encode({"shape": shape})) == row

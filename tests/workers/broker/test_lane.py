@@ -21,6 +21,13 @@ def test_marks_say_how_far_it_had_come_a_while_ago() -> None:
     assert [marks.passed(now) for now in (10.9, 11.0, 10.99 + 2 * MARK, 11.0 + 2 * MARK, 11.5)] == [0, 5, 5, 12, 20]
 
 
+def test_the_first_mark_is_one_though_it_be_the_first_frame() -> None:
+    marks = Marks(1.0)
+    assert (marks.high, marks.passed(99.0)) == (0, 0)
+    marks.reach(1, 99.0)
+    assert (marks.high, marks.passed(100.0)) == (1, 1)
+
+
 def test_marks_that_come_close_together_cost_no_memory_each() -> None:
     marks = Marks(1.0)
     for number in range(1000):

@@ -194,3 +194,12 @@ def test_what_an_ingest_says_is_known_when_all_of_it_is(runs: Runs) -> None:
     stream = runs.stream(KEY)
     assert stream is not None
     assert stream.lane.spilled == 4
+
+
+@pytest.mark.parametrize(("total", "first", "lacking"), [(0, 4, False), (4, 0, False), (4, 1, True), (5, 0, True)])
+def test_at_the_close_what_no_promise_covers_is_asked_for(runs: Runs, total: int, first: int, lacking: bool) -> None:
+    runs.expect(
+        Expect(3, "run", "eiger", first, 4, [FileSpan("image", "file:///d", "x", first, max(4 - first, 1), 0)]), 0.0
+    )
+    runs.close(RunClose(4, "run", [StreamTotal("eiger", total)], "success", b"{}"), 0.0)
+    assert runs.lacking is lacking

@@ -16,7 +16,7 @@ from haltere.workers.ledger.rows import Outcome, RunRow
 from haltere.workers.ledger.writer import Ledger
 from haltere.workers.reducers.base import Output
 from haltere.workers.sink.books import MAX_RANGES, Phase
-from haltere.workers.sink.core import SinkCore
+from haltere.workers.sink.core import FULL_SECONDS, SinkCore
 from haltere.workers.sink.group import GROUP_SECONDS
 from haltere.workers.wire.messages import (
     LIVE,
@@ -643,3 +643,82 @@ def test_what_comes_is_committed_together_after_a_while(bench: Bench) -> None:
 def test_the_ledger_knows_who_told_of_a_run(bench: Bench) -> None:
     bench.open()
     assert bench.ledger.tellers() == {RUN: (7, "session")}
+
+
+def test_what_comes_is_counted(bench: Bench) -> None:
+    bench.open()
+    for first in (0, 4, 4):
+        bench.tell(WORKER, *result(EIGER, first))
+    bench.commit()
+    counters = bench.core.counters
+    assert (counters.results, counters.frames, counters.commits, counters.duplicates) == (3, 2 * BATCH, 2, 1)
+
+
+def test_a_refusal_names_the_whole_batch_and_its_token(bench: Bench) -> None:
+    bench.open()
+    ((_, refusal),) = bench.tell(WORKER, *wrong(status=bytes(1)))
+    reason = "the sink refused the result: status of 1 frames, or of no known kind, for 4"
+    assert refusal == Nack(RUN, "eiger", 0, BATCH, 1, -1, reason, False)
+
+
+def test_a_result_from_the_total_on_is_answered_and_not_kept(bench: Bench) -> None:
+    bench.open()
+    for message in control(8)[3:]:
+        bench.tell(DISPATCHER, message)
+    bench.commit()
+    assert bench.tell(WORKER, *result(EIGER, 8)) == [(WORKER, Done(RUN, "eiger", "cfg-a", [(8, 12)]))]
+    assert bench.commit() == []
+
+
+def test_the_buffer_takes_what_just_fits(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.open()
+    bench.tell(WORKER, *result(EIGER, 0, const=False))
+    monkeypatch.setattr("haltere.workers.sink.core.MAX_BUFFER", bench.core._waiting.size)
+    for first in (4, 8):
+        assert bench.tell(WORKER, *result(EIGER, first, const=False)) == []
+    assert bench.core.counters.refused == 1
+    assert [done.ranges for _, done in bench.commit() if isinstance(done, Done)] == [[(0, 8)]]
+
+
+def test_what_can_come_a_thousand_times_is_told_now_and_then_and_else_each_time(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.open()
+    for _ in range(50):
+        bench.tell(WORKER, *wrong(run="nobody's"))
+    assert 0 < len(caplog.records) < 10
+    assert "unknown here" in bench.core.counters.last_bad
+    caplog.clear()
+    for _ in range(3):
+        bench.core._complain("once")
+    assert [record.message for record in caplog.records] == ["once"] * 3
+
+
+def test_a_stream_is_told_to_the_broker_with_all_that_is_done_of_it(bench: Bench) -> None:
+    bench.tell(BROKER, Hello(1, "broker", "broker", 1))
+    bench.tell(DISPATCHER, Hello(1, "dispatcher", "session", 7))
+    for message in control()[:2]:
+        bench.tell(DISPATCHER, message)
+    assert bench.commit() == [
+        (BROKER, run_open()),
+        (BROKER, EIGER),
+        (BROKER, Done(RUN, "eiger", "cfg-a", [], True, 2)),
+        (DISPATCHER, Ack(7, 2)),
+    ]
+    assert bench.tell(DISPATCHER, control()[0]) == [(DISPATCHER, Ack(7, 2))]
+
+
+def test_all_that_is_done_is_told_again_every_two_seconds_and_nothing_is_due_before(bench: Bench) -> None:
+    bench.open()
+    assert bench.core.tick(bench.now) == [], "nobody listens"
+    bench.tell(BROKER, Hello(1, "broker", "broker", 1))
+    assert bench.core.wait(bench.now) == FULL_SECONDS
+    assert bench.core.tick(bench.now + 0.99 * FULL_SECONDS) == []
+    told = bench.core.tick(bench.now + FULL_SECONDS)
+    assert [(peer, done.stream) for peer, done in told if isinstance(done, Done)] == [
+        (BROKER, "eiger"),
+        (BROKER, "pilc"),
+    ]
+    bench.tell(DISPATCHER, control()[3])
+    assert bench.core.wait(bench.now) == pytest.approx(GROUP_SECONDS)
+    assert bench.core.wait(bench.now + 100.0) == 0.0
