@@ -11,6 +11,12 @@ from ...workers.errors import SettingsError
 HC: Final = 12.398419843320026e-7
 """Planck's constant times the speed of light, eV m."""
 
+MODULE: Final = (514, 1030)
+"""Rows and columns of pixels of one module."""
+
+GAP: Final = (37, 10)
+"""Rows and columns between two modules."""
+
 
 @dataclass(frozen=True, slots=True)
 class Model:

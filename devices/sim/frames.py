@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from itertools import combinations_with_replacement
+from math import asin, isqrt, sqrt
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...workers.errors import SettingsError
-from .eiger_geometry import Model, default_poni, model, wavelength
+from .eiger_geometry import GAP, MODULE, Model, default_poni, model, wavelength
 
 Phases = Callable[[float, float], tuple[float, float]]
 """The sample: how much of each of two phases, in [0, 1], stands in the beam at (x, y) in µm."""
@@ -24,8 +26,8 @@ Phases = Callable[[float, float], tuple[float, float]]
 Position = tuple[float, float]
 Floats = NDArray[np.float64]
 
-RINGS: Final = ("CeO2", "Ni")
-"""The two phases, by pyFAI's names."""
+RINGS: Final = {"CeO2": 5.411651e-10, "Ni": 3.52387e-10}
+"""The two phases, and the edges of their cells, m. Both are face-centred cubic."""
 
 LEVELS: Final = 4
 """Each phase's amount is rounded to one of so many levels."""
@@ -114,7 +116,7 @@ class FrameLibrary:
         known = model(model_name)
         mask = _synthetic_mask(known, seed)
         angles = _two_theta(known)
-        rings = [_rings(angles, name, known.photon_energy) for name in RINGS]
+        rings = [_rings(angles, edge, known.photon_energy) for edge in RINGS.values()]
         spots = _spots(known.shape, seed)
         background = 2.0 * np.exp(-angles / 0.25) + 0.05
 
@@ -217,21 +219,31 @@ def _two_theta(known: Model) -> Floats:
     return angles
 
 
-def _rings(angles: Floats, calibrant: str, photon_energy: float) -> Floats:
+def _rings(angles: Floats, edge: float, photon_energy: float) -> Floats:
     """Return a powder's rings, the strongest 1 high. Strengths fall with the angle; they are not the phase's own."""
-    from pyFAI.calibrant import get_calibrant
-
-    powder = get_calibrant(calibrant)
-    powder.wavelength = wavelength(photon_energy)
     grid = np.linspace(0.0, float(angles.max()), 20_000)
     profile = np.zeros_like(grid)
-    for order, angle in enumerate(powder.get_2th()):
+    for order, angle in enumerate(ring_angles(edge, wavelength(photon_energy))):
         if angle > grid[-1]:
             break
         strength = (1.0, 0.35, 0.7, 0.55)[order % 4] * np.exp(-order / 8)
         profile += strength * np.exp(-0.5 * ((grid - angle) / _RING_SIGMA) ** 2)
     rings: Floats = np.interp(angles, grid, profile)
     return rings
+
+
+def ring_angles(edge: float, wave: float) -> list[float]:
+    """Return 2θ of the rings of a face-centred cubic powder, radian, in order; ``edge`` and ``wave`` length in m.
+
+    pyFAI knows them too, but takes longer to import than all the frames to make.
+
+    >>> [round(float(np.degrees(angle)), 2) for angle in ring_angles(5.411651e-10, 0.6888e-10)[:3]]
+    [12.66, 14.62, 20.74]
+    """
+    most = int((2 * edge / wave) ** 2)
+    indices = combinations_with_replacement(range(isqrt(most) + 1), 3)
+    squares = {sum(i * i for i in hkl) for hkl in indices if len({i % 2 for i in hkl}) == 1}  # all even or all odd
+    return [2 * asin(sqrt(square) * wave / (2 * edge)) for square in sorted(squares) if 0 < square <= most]
 
 
 def _spots(shape: tuple[int, int], seed: int) -> Floats:
@@ -250,12 +262,10 @@ def _spots(shape: tuple[int, int], seed: int) -> Floats:
 
 def _synthetic_mask(known: Model, seed: int) -> NDArray[np.uint32]:
     """Return gaps between modules (bit 0) and a few dead pixels (bit 1)."""
-    from pyFAI.detectors import detector_factory
-
-    gaps = detector_factory(known.pyfai).calc_mask()
-    mask = np.zeros(known.shape, np.uint32)
-    if gaps is not None:
-        mask[np.asarray(gaps) != 0] |= 1
+    rows, columns = (
+        np.arange(size) % (module + gap) >= module for size, module, gap in zip(known.shape, MODULE, GAP, strict=True)
+    )
+    mask = (rows[:, None] | columns).astype(np.uint32)
     mask[np.random.default_rng([seed, 2]).random(known.shape) < 2e-5] |= 2
     return mask
 

@@ -11,9 +11,11 @@ import numpy as np
 import pyFAI
 import pytest
 from numpy.typing import NDArray
+from pyFAI.calibrant import get_calibrant
+from pyFAI.detectors import detector_factory
 
-from haltere.devices.sim.eiger_geometry import MODELS, default_poni
-from haltere.devices.sim.frames import FrameLibrary
+from haltere.devices.sim.eiger_geometry import MODELS, default_poni, wavelength
+from haltere.devices.sim.frames import RINGS, FrameLibrary, ring_angles
 from haltere.workers.errors import SettingsError
 
 DATA = Path(os.environ.get("HALTERE_DATA", Path(__file__).parents[4] / "shared" / "data"))
@@ -57,6 +59,20 @@ def test_rings_stand_where_the_default_poni_says(synthetic: FrameLibrary, tmp_pa
         assert crest(*ceria, angle) == pytest.approx(angle, abs=0.02)
     for angle in (19.49, 22.54):
         assert crest(*nickel, angle) == pytest.approx(angle, abs=0.02)
+
+
+@pytest.mark.parametrize("phase", RINGS)
+def test_the_rings_are_those_that_pyfai_tabulates(phase: str) -> None:
+    calibrant = get_calibrant(phase)
+    calibrant.wavelength = wavelength(18000.0)
+    tabulated = calibrant.get_2th()
+    np.testing.assert_allclose(ring_angles(RINGS[phase], wavelength(18000.0))[: len(tabulated)], tabulated, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_gaps_are_where_pyfai_has_them(name: str) -> None:
+    library = FrameLibrary.synthetic(name, realisations=1)
+    np.testing.assert_array_equal(library.mask & 1, detector_factory(MODELS[name].pyfai).calc_mask())
 
 
 def test_a_frame_looks_like_an_eigers(synthetic: FrameLibrary) -> None:
