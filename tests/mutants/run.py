@@ -58,6 +58,7 @@ TESTS: Final = (
     "workers/processes/test_watch.py",
     "workers/broker/test_peers.py",
     "workers/broker/test_stream.py",
+    "workers/broker/test_batch.py",
     "workers/broker/test_lane.py",
     "workers/broker/test_runs.py",
     "workers/broker/test_files.py",

@@ -27,6 +27,9 @@ DEATHS: Final = 5
 So many times in a row a stream's recipes may kill workers that set them up; then it isn't tried for a while.
 """
 
+MAX_REASON: Final = 500
+"""Letters of why a frame is left out."""
+
 SETUP_AGAIN: Final = 60.0
 """Seconds during which the batches of such a stream are quarantined untried. Later, one death is enough for more."""
 
@@ -167,7 +170,7 @@ class Batch:
         if frame in self.absent:
             return
         after = FRAME.move(self.frame(frame), event)
-        self.absent[frame] = Absent(frame, LOST if after is Frame.MISSING else QUARANTINED, reason[:500])
+        self.absent[frame] = Absent(frame, LOST if after is Frame.MISSING else QUARANTINED, reason[:MAX_REASON])
         if frame in self.held:
             self.spoiled.append(self.held.pop(frame))
 

@@ -21,6 +21,7 @@ def expanded(found: list[FileSpan]) -> dict[int, tuple[str, int]]:
     """Return by frame its file and the row in it; no frame twice."""
     rows = [(span.first + k, (span.uri, span.offset + k)) for span in found for k in range(span.n)]
     assert len(dict(rows)) == len(rows)
+    assert all(span.n > 0 for span in found)
     return dict(rows)
 
 

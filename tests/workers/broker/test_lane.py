@@ -34,6 +34,9 @@ def test_marks_that_come_close_together_cost_no_memory_each() -> None:
         marks.reach(number + 1, 10.0 + number * MARK / 10)
     assert len(marks._marks) <= 101
     assert marks.passed(200.0) == 1000
+    for number in range(1000):
+        marks.reach(2000 + number, 300.0 + 2 * number * MARK)
+    assert len(marks._marks) <= 1.0 / MARK + 1
 
 
 def test_a_frame_is_gone_when_later_ones_came_a_while_ago_or_it_was_dropped_or_nothing_comes_any_more() -> None:

@@ -415,6 +415,7 @@ def test_while_the_disk_is_full_nobody_is_answered_and_nothing_is_lost(bench: Be
         bench.now += 10
     assert pauses == sorted(pauses)
     assert bench.core.status(bench.now)["stalled"]
+    assert (bench.core.counters.errors, bench.core.counters.last_error) == (4, "disk full")
     bench.tell(WORKER, *result(EIGER, 4))
     assert (WORKER, Done(RUN, "eiger", "cfg-a", [(0, BATCH)])) in bench.commit()
     assert (WORKER, Done(RUN, "eiger", "cfg-a", [(4, 8)])) in bench.commit()
@@ -445,6 +446,7 @@ def test_the_status_fits_its_message(bench: Bench) -> None:
     assert isinstance(reply, StatusReply)
     body = msgspec.json.decode(reply.body)
     assert body["runs"][0]["streams"]["eiger"]["expected"] == 0
+    assert (body["runs"][0]["scan_id"], body["runs"][0]["since"]) == (17, 1_700_000_000.0)
     assert len(reply.body) < 60 * 1024
 
 
@@ -651,6 +653,7 @@ def test_what_comes_is_counted(bench: Bench) -> None:
         bench.tell(WORKER, *result(EIGER, first))
     bench.commit()
     counters = bench.core.counters
+    assert bench.core.runs[RUN].streams["eiger"].books.live.per_second(bench.now) > 0
     assert (counters.results, counters.frames, counters.commits, counters.duplicates) == (3, 2 * BATCH, 2, 1)
 
 
@@ -719,6 +722,59 @@ def test_all_that_is_done_is_told_again_every_two_seconds_and_nothing_is_due_bef
         (BROKER, "eiger"),
         (BROKER, "pilc"),
     ]
+    assert len(bench.core.tick(bench.now + 2 * FULL_SECONDS)) == 2
     bench.tell(DISPATCHER, control()[3])
     assert bench.core.wait(bench.now) == pytest.approx(GROUP_SECONDS)
     assert bench.core.wait(bench.now + 100.0) == 0.0
+
+
+def test_drops_that_are_told_while_the_last_frames_are_on_their_way_to_the_disk_are_left_out(bench: Bench) -> None:
+    bench.open(len(control()))
+    bench.tell(BROKER, Hello(1, "broker", "broker", 3))
+    for message, payload in results():
+        bench.tell(WORKER, message, payload)
+    bench.now += 2 * GROUP_SECONDS
+    group = bench.core.take(bench.now)
+    assert group is not None
+    bench.tell(BROKER, Drops(RUN, "eiger", 3, [("ring-full", 5)]))
+    bench.core.committed(bench.ledger.commit(group, bench.now), bench.now)
+    assert bench.core.take_finished() == [RUN]
+    bench.tell(WORKER, *result(EIGER, 0))
+    bench.commit()
+    assert bench.accounting()["eiger"]["drops"] == {}
+
+
+def test_a_run_that_is_complete_is_forgotten_by_who_told_of_it_and_says_when_it_ended(bench: Bench) -> None:
+    bench.open(until=len(control()))
+    report = bench.core.runs[RUN].report(bench.now + 5.0)
+    assert report["since"] == 1_700_000_060.0
+    assert report["streams"]["eiger"]["lag_s"] > 0
+    for message, payload in results():
+        bench.tell(WORKER, message, payload)
+    bench.commit()
+    assert bench.core._tellers.name(RUN) == "session"
+    bench.core.completed(RUN, 1.0)
+    assert bench.core._tellers.name(RUN) == ""
+    assert bench.core.runs[RUN].phase is Phase.COMPLETED
+
+
+def test_who_cannot_be_reached_hears_no_more_until_it_says_hello(bench: Bench) -> None:
+    for peer, role in ((BROKER, "broker"), (RECORDER, "recorder")):
+        bench.tell(peer, Hello(1, role, role, 1))
+    bench.open()
+    assert bench.core.unsure(RECORDER, bench.now) == []
+    assert bench.core.lost(RECORDER) == []
+    assert bench.core.unsure(RECORDER, bench.now) == [(RECORDER, Welcome(1, 1, 0, 0))]
+    bench.tell(WORKER, *result(EIGER, 0))
+    assert [peer for peer, _ in bench.commit()] == [WORKER, BROKER]
+    assert bench.core.lost(BROKER) == []
+    bench.tell(WORKER, *result(EIGER, 4))
+    assert [peer for peer, _ in bench.commit()] == [WORKER]
+
+
+def test_the_status_names_the_newest_runs(bench: Bench) -> None:
+    bench.tell(DISPATCHER, Hello(1, "dispatcher", "session", 7))
+    for number in range(12):
+        bench.tell(DISPATCHER, other_run(number, number + 1))
+    bench.commit()
+    assert [run["run"] for run in bench.core.status(bench.now)["runs"]] == [f"run-{n}" for n in range(4, 12)]
