@@ -26,6 +26,9 @@ CUT, BAD_BLOCK, LEFT_OVER, REFUSED = 1, 2, 3, 4
 """What can be wrong: a block reaches beyond the chunk, it isn't LZ4 or not of its size, bytes are left over at the end,
 a consumer refused."""
 
+WELL: Final = -1
+"""Instead of a lane in which something is wrong."""
+
 
 class Frames(NamedTuple):
     """The lanes of a lot.
@@ -153,9 +156,6 @@ def walk(
             scratch.wrong[0] = lane
             return LEFT_OVER
     return 0
-
-
-WELL: Final = -1
 
 
 @inner

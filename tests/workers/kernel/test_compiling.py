@@ -6,12 +6,28 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from haltere.workers.kernel import Kernel, Whole, compiling, warm_up
+from haltere.workers.kernel import (
+    Bins,
+    BinTable,
+    Crop,
+    Kernel,
+    Moments,
+    Rectangle,
+    Regions,
+    Shrink,
+    Sum,
+    Whole,
+    compiling,
+    warm_up,
+)
 from haltere.workers.kernel.walk import walk
+
+from ..chunks import bslz4
 
 
 def python(code: str, **environment: str) -> str:
@@ -39,9 +55,25 @@ def test_who_does_not_reduce_does_not_load_numba(module: str) -> None:
 
 def test_one_machine_code_serves_every_type_and_part() -> None:
     warm_up()
+    shape, pixels = (20, 30), np.arange(600)
+    ring = BinTable(
+        shape=shape,
+        coefficients=np.ones(600, np.float32),
+        indices=pixels.astype(np.int32),
+        starts=np.array([0, 200, 600]),
+        norm=np.ones(600),
+    )
+    parts: dict[str, Any] = {
+        "whole": Whole(),
+        "bins": Bins(table=ring, variance=True, cutoff=9),
+        "regions": Regions(rectangles=(Rectangle((2, 5), (3, 9)),), peaks=True),
+        "moments": Moments(),
+        "crop": Crop(Rectangle((0, 4), (0, 4))),
+        "shrink": Shrink(4),
+        "sum": Sum(2),
+    }
     for dtype in ("<u1", "<u2", "<u4"):
-        frame = np.ones((20, 30), dtype)
-        Kernel(frame.shape, dtype, {"all": Whole()}).run(frame[None])
+        Kernel(shape, dtype, parts).run([bslz4(np.ones(shape, dtype))])
     assert len(walk.signatures) == 1  # type: ignore[attr-defined]
 
 

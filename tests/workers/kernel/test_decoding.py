@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import lz4.block
@@ -99,3 +100,12 @@ def test_frames_that_are_decoded_whole_are_not_all_in_memory_at_once(monkeypatch
     decoded = kernel.run([bslz4(frame, 128) for frame in frames])["all"]["frames"]
     np.testing.assert_array_equal(decoded, frames)
     assert taken == [3, 3, 3]
+
+
+def test_threads_share_a_kernel() -> None:
+    frames = [counts((101, 103), "<u4", mean) for mean in range(24)]
+    chunks = [bslz4(frame) for frame in frames]
+    kernel = Kernel((101, 103), "<u4", {"all": Whole()})
+    with ThreadPoolExecutor(4) as pool:
+        for k, out in enumerate(pool.map(lambda k: kernel.run(chunks[k:]), [k % 24 for k in range(96)])):
+            np.testing.assert_array_equal(out["all"]["frames"], frames[k % 24 :])
