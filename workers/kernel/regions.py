@@ -34,11 +34,13 @@ class Regions(ImagePart):
     less than 2²⁸ pixels and less than 2²⁶ columns and rows. Centres are the quotients of the exact integers, rounded
     once.
 
-    ``labels`` : integers of the frame's shape, region k is where the label is k + 1.
+    ``labels`` : integers of the frame's shape, region k is where the label is k + 1. ``mask`` : pixels that never count
+    in rectangles.
     """
 
     rectangles: tuple[Rectangle, ...] = ()
     labels: NDArray[Any] | None = None
+    mask: NDArray[np.bool_] | None = None
     cutoff: float | None = None
     peaks: bool = False
     centres: bool = False
@@ -65,6 +67,8 @@ class Regions(ImagePart):
             raise ReductionError(f"regions need frames of rows and columns, of less than 2²⁸ pixels; not {shape}")
         if self.labels is not None and self.labels.shape != shape:
             raise ReductionError(f"regions: the labels have {self.labels.shape} pixels, the frames have {shape}")
+        if self.mask is not None and self.mask.shape != shape:
+            raise ReductionError(f"regions: the mask has {self.mask.shape} pixels, the frames have {shape}")
         for rectangle in self.rectangles:
             rectangle.check((shape[0], shape[1]))
         return shape[0], shape[1]
@@ -83,7 +87,7 @@ class Regions(ImagePart):
         covered = np.zeros(shape, bool)
         for rectangle in self.rectangles:
             covered[rectangle.slices] = True
-        return covered
+        return covered if self.mask is None else covered & ~self.mask
 
     def operation(self, layout: Layout) -> Operation:
         """Return the runs, each with its region."""
@@ -91,7 +95,7 @@ class Regions(ImagePart):
         if self.labels is not None:
             runs = of_labels(self.labels, layout.tile)
         else:
-            runs = of_rectangles(self.rectangles, columns, layout.tile)
+            runs = of_rectangles(self.rectangles, columns, layout.tile, self.mask)
         limit = limit_of(layout.dtype, self.cutoff)
         return Operation(op.REGIONS, runs, runs.region, (self.count,), limit, peaks=self.peaks)
 
@@ -137,7 +141,11 @@ class Regions(ImagePart):
     def _pixels(self) -> list[tuple[Any, NDArray[np.bool_] | None, tuple[int, int]]]:
         """Return for each region its rectangle, which pixels of that are its, and the first one's row and column."""
         if self.labels is None:
-            return [(each.slices, None, (each.rows[0], each.columns[0])) for each in self.rectangles]
+            used = None if self.mask is None else ~self.mask
+            return [
+                (each.slices, None if used is None else used[each.slices], (each.rows[0], each.columns[0]))
+                for each in self.rectangles
+            ]
         return [(np.s_[:, :], np.asarray(self.labels == number + 1), (0, 0)) for number in range(self.count)]
 
 
@@ -153,12 +161,10 @@ class Moments(ImagePart):
     cutoff: float | None = None
 
     def _regions(self, shape: tuple[int, ...]) -> Regions:
-        if self.mask is None:
-            whole = (Rectangle((0, shape[0]), (0, shape[-1])),)
-            return Regions(rectangles=whole, cutoff=self.cutoff, peaks=True, centres=True)
-        if self.mask.all():
+        if self.mask is not None and self.mask.all():
             raise ReductionError("moments: every pixel is masked")
-        return Regions(labels=(~self.mask).astype(np.uint8), cutoff=self.cutoff, peaks=True, centres=True)
+        whole = (Rectangle((0, shape[0]), (0, shape[-1])),)
+        return Regions(whole, mask=self.mask, cutoff=self.cutoff, peaks=True, centres=True)
 
     def coverage(self, shape: tuple[int, ...]) -> NDArray[np.bool_]:
         """Return the pixels that aren't masked."""

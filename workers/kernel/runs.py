@@ -55,18 +55,35 @@ class Runs(NamedTuple):
     region: NDArray[np.int64]
 
 
-def of_rectangles(rectangles: tuple[Rectangle, ...], columns: int, tile: int) -> Runs:
-    """Return the runs of rectangles, which may overlap, in frames of that many columns."""
+def of_rectangles(
+    rectangles: tuple[Rectangle, ...], columns: int, tile: int, mask: NDArray[np.bool_] | None = None
+) -> Runs:
+    """Return the runs of rectangles, which may overlap, in frames of that many columns; without the masked pixels."""
     found = []
     for region, rectangle in enumerate(rectangles):
-        first = np.arange(*rectangle.rows, dtype=np.int64) * columns + rectangle.columns[0]
-        found.append((first, first + rectangle.shape[1], np.full(len(first), region)))
+        (top, _), (left, _) = rectangle
+        if mask is None:
+            first = np.arange(*rectangle.rows, dtype=np.int64) * columns + left
+            stop = first + rectangle.shape[1]
+        else:
+            first, stop = _stretches((~mask[rectangle.slices]).view(np.uint8))
+            row, column = np.divmod(first, rectangle.shape[1])
+            stop = stop - first
+            first = (top + row) * columns + left + column
+            stop = first + stop
+        found.append((first, stop, np.full(len(first), region)))
     first, stop, region_of = (np.concatenate(each) for each in zip(*found, strict=True))
     return _cut(first, stop, region_of, columns, tile)
 
 
 def of_labels(labels: NDArray[Any], tile: int) -> Runs:
     """Return the runs of equal labels; label 1 is region 0, and so on; label 0 is nobody's."""
+    first, stop = _stretches(labels)
+    return _cut(first, stop, labels.ravel()[first].astype(np.int64) - 1, labels.shape[1], tile)
+
+
+def _stretches(labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where stretches of a row with equal labels, 0 left out, begin and end."""
     flat = np.ascontiguousarray(labels).ravel()
     begins = np.ones(len(flat), bool)
     np.not_equal(flat[1:], flat[:-1], out=begins[1:])
@@ -74,8 +91,7 @@ def of_labels(labels: NDArray[Any], tile: int) -> Runs:
     first = np.flatnonzero(begins)
     stop = np.append(first[1:], len(flat))
     wanted = flat[first] != 0
-    first, stop = first[wanted], stop[wanted]
-    return _cut(first, stop, flat[first].astype(np.int64) - 1, labels.shape[1], tile)
+    return first[wanted], stop[wanted]
 
 
 def _cut(first: NDArray[np.int64], stop: NDArray[np.int64], region: NDArray[np.int64], columns: int, tile: int) -> Runs:

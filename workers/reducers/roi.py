@@ -16,7 +16,7 @@ from ..errors import ReductionError
 from ..wire.messages import InputSpec
 from . import masks, params
 from .base import Array, Made, Output, Partial
-from .frames import ImageReducer
+from .frames import ImageReducer, mask_of
 
 if TYPE_CHECKING:
     from ..kernel.gathering import ImagePart
@@ -36,15 +36,17 @@ class Parameters(Struct, frozen=True, kw_only=True):
     """What a recipe of this reducer may say.
 
     ``regions`` : rectangles by name; they may overlap. ``labels`` : instead of them, a reference to an asset, an
-    ``.npy`` array of integers of the frames' shape, 0 for no region; ``names`` : of the labels 1, 2, …. ``cutoff`` :
-    counts above which a pixel is saturated and left out. ``centres`` : also give each region's centre of mass.
-    ``maxima`` : also give the greatest count in it. ``excluded`` : also give how many of its pixels were left out.
-    ``key`` : the frames, if the detector has several.
+    ``.npy`` array of integers of the frames' shape, 0 for no region; ``names`` : of the labels 1, 2, …. ``mask`` : with
+    ``regions``, reference to an asset, an ``.npy`` array in which not 0 means masked. ``cutoff`` : counts above which a
+    pixel is saturated and left out. ``centres`` : also give each region's centre of mass. ``maxima`` : also give the
+    greatest count in it. ``excluded`` : also give how many of its pixels were left out. ``key`` : the frames, if the
+    detector has several.
     """
 
     regions: Annotated[dict[str, Region], Meta(max_length=1024)] | None = None
     labels: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")] | None = None
     names: Annotated[list[str], Meta(max_length=1024)] | None = None
+    mask: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")] | None = None
     cutoff: Annotated[float, Meta(gt=0)] | None = None
     centres: bool = False
     maxima: bool = False
@@ -92,6 +94,8 @@ class Roi(ImageReducer):
             raise ReductionError("roi: give either regions= or labels=")
         if (self.params.labels is None) != (self.params.names is None):
             raise ReductionError("roi: labels= and names= belong together")
+        if self.params.labels is not None and self.params.mask is not None:
+            raise ReductionError("roi: labels= say which pixels count; mask= goes with regions=")
         self._names = list(self.params.regions or self.params.names or ())
         if not self._names:
             raise ReductionError("roi: there is no region")
@@ -155,7 +159,8 @@ class Roi(ImageReducer):
         }  # fmt: skip
         if self.params.regions is not None:
             rectangles = tuple(Rectangle(each.rows, each.columns) for each in self.params.regions.values())
-            return {"regions": Regions(rectangles, **others)}
+            mask = mask_of(assets, self.params.mask, shape, "roi")
+            return {"regions": Regions(rectangles, mask=mask, **others)}
         labels = masks.load(assets, str(self.params.labels), shape, "roi")
         if labels.min() < 0 or labels.max() != len(self._names):
             raise ReductionError(

@@ -55,7 +55,9 @@ def scenes(draw: st.DrawFn) -> tuple[list[NDArray[Any]], dict[str, ImagePart]]:
     several = tuple(draw(st.lists(rectangles(shape), min_size=1, max_size=3)))
     factors = st.integers(1, 9)
     return frames, {
-        "rectangles": Regions(several, cutoff=draw(cutoffs), peaks=True, centres=True),
+        "rectangles": Regions(
+            several, mask=mask if draw(st.booleans()) else None, cutoff=draw(cutoffs), peaks=True, centres=True
+        ),
         "labels": Regions(labels=labels, cutoff=draw(cutoffs), centres=True),
         "moments": Moments(mask if draw(st.booleans()) else None, draw(cutoffs)),
         "crop": Crop(draw(rectangles(shape))),
@@ -171,7 +173,7 @@ def test_what_makes_no_sense_is_refused(make: Any, says: str) -> None:
     [
         (Crop(Rectangle((0, 5), (0, 4))), r"rows \[0, 5\) of a frame of 4 × 4"),
         (Regions(labels=np.ones((3, 4), int)), r"labels have \(3, 4\) pixels"),
-        (Moments(np.zeros((3, 4), bool)), r"labels have \(3, 4\) pixels"),
+        (Moments(np.zeros((3, 4), bool)), r"mask has \(3, 4\) pixels"),
         (Shrink(2, mask=np.zeros((3, 4), bool)), r"mask has \(3, 4\) pixels"),
     ],
 )
