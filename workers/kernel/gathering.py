@@ -5,20 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import operations as op
 from .left_out import void_of
-from .operations import CROP, FIELDS, LANES, NUMBERS, REGIONS, RUN, SHRINK, SUM, ImagePlan, ImageState
+from .operations import CROP, FIELDS, LANES, NUMBERS, PAD, REGIONS, RUN, SHRINK, SUM, ImagePlan, ImageState
 from .parts import LOT, Array, Layout
 from .runs import Runs
-
-PAD: Final = 64
-"""Elements after each array that vectors may reach."""
-
 
 INACTIVE = (
     ImagePlan(*(np.zeros(1, dtype) for dtype in ("i8", "i8", "i8", "i4", "u2", "i8", "i8"))),
@@ -151,7 +147,7 @@ class Images:
             width = each.shape[1]
             for column, lane, size in (
                 (op.ROWS, op.ROWS_LANE, width * each.factor + PAD),
-                (op.LEFT, op.LEFT_LANE, width),
+                (op.LEFT, op.LEFT_LANE, width + 1),
                 (op.GROUP, op.GROUPS_LANE, 1),
             ):
                 row[column], self._lanes[lane] = self._lanes[lane], self._lanes[lane] + size

@@ -36,7 +36,7 @@ def add_images(
     for lane in range(frames):
         known = -1  # the limit for which the tile has been cleaned
         left_out = 0
-        bits = 0
+        kept = 0
         for number in range(number_of):
             begin, end = plan.first[here + number], plan.first[here + number + 1]
             if begin == end:
@@ -51,11 +51,9 @@ def add_images(
             if planes > 0 and limit < (1 << (8 * planes)) - 1:
                 if known != limit:
                     known = limit
-                    left_out, bits = clean(planes, px, base, plane, pixels, limit, plan.void[0], state.cleaned, stride)
+                    left_out, kept = clean(planes, px, base, plane, pixels, limit, plan.void[0], state.cleaned, stride)
                 if left_out > 0:
-                    source, base, plane, dirty = state.cleaned, 0, stride, True
-                    while planes > 0 and bits >> (8 * (planes - 1)) == 0:
-                        planes -= 1
+                    source, base, plane, dirty, planes = state.cleaned, 0, stride, True, kept
             if planes > 0 or dirty:
                 if kind == REGIONS:
                     _regions(source, base, plane, planes, dirty, lane, begin, end, at, stride, plan, state)

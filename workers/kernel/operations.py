@@ -23,6 +23,9 @@ number are in a lane. ``CELLS`` : where its cells are in the plan. ``LAST`` : it
 wanted. ``TILE`` : where its tile of sums is.
 """
 
+PAD: Final = 64
+"""Elements after each array that vectors may reach."""
+
 RUN: Final = 5
 START, LENGTH, ROW, COLUMN, TARGET = range(RUN)
 """Columns of the table of runs: first pixel in the tile, pixels; where it is in the frame; the region, or the first
@@ -60,9 +63,9 @@ class ImageState(NamedTuple):
     """A lot's results, lane after lane, and what is needed on the way.
 
     ``numbers`` : of regions. ``pieces`` : bytes of pieces. ``narrow``, ``wide`` : cells of smaller frames, of 32 and 64
-    bits. ``rows`` : a row of pixels of each, ``left`` : pixels left out of a row of cells, ``group`` : which row of
-    cells these are for, −1 for none. ``totals``, ``missing`` : of sums of frames, added up over lots; ``tile`` : a tile
-    of each. ``cleaned`` : a tile without what is left out.
+    bits. ``rows`` : a row of pixels of each, ``left`` : how many pixels were left out of each cell of a row, and at its
+    end 1 if there are any, ``group`` : which row of cells these are for, −1 for none. ``totals``, ``missing`` : of sums
+    of frames, added up over a lot; ``tile`` : a tile of each. ``cleaned`` : a tile without what is left out.
     """
 
     numbers: NDArray[np.int64]

@@ -6,8 +6,10 @@ from typing import Any
 
 from . import operations as op
 from .compiling import inner
+from .intrinsics import read8
 from .operations import FIELDS, RUN, SUM
-from .pixels import BAD, add_values, value_of
+from .pixels import BAD, add_values, move64, next_byte
+from .shrinking import count_cells
 
 
 @inner
@@ -21,16 +23,17 @@ def sum_tile(
     for run in range(begin * RUN, end * RUN, RUN):
         start, length = int(plan.runs[run + op.START]), int(plan.runs[run + op.LENGTH])
         if planes == 4:
-            for i in range(length):
-                value = value_of(planes, source, base + start + i, plane)
-                if value != 0:
-                    state.totals[_cell(run, i, at, plan)] += value
-        elif planes > 0:
-            add_values(planes, state.tile, tile + start, source, base + start, plane, length)
+            top = base + 3 * plane + start
+            i = next_byte(source, top, 0, length)
+            while i < length:
+                state.totals[_cell(run, i, at, plan)] += read8(source, top + i) << 24
+                i = next_byte(source, top, i + 1, length)
+        if planes > 0:
+            add_values(min(planes, 3), state.tile, tile + start, source, base + start, plane, length)
         if dirty:
-            for i in range(length):
-                if source[BAD * stride + start + i] != 0:
-                    state.missing[_cell(run, i, at, plan)] += 1
+            column = int(plan.runs[run + op.COLUMN])
+            row = _cell(run, -column, at, plan)
+            count_cells(source, BAD * stride + start, length, column, table[at + op.FACTOR], state.missing, row)
 
 
 @inner
@@ -47,6 +50,9 @@ def end_sums(here: int, number_of: int, plan: Any, state: Any) -> None:
             cell = _cell(run, 0, at, plan)
             pixel = table[at + op.TILE] + plan.runs[run + op.START]
             left = int(plan.runs[run + op.LENGTH])
+            if factor == 1:
+                move64(state.totals, cell, state.tile, pixel, left)
+                continue
             some = factor - plan.runs[run + op.COLUMN] % factor  # pixels up to the cell's end
             while left > 0:
                 some = min(some, left)
