@@ -221,7 +221,10 @@ _add1, _add2, _add3 = (_adder_of(planes) for planes in (1, 2, 3))
 
 @inner
 def add_values(planes: int, to: Any, first: int, source: Any, offset: int, plane: int, count: int) -> None:
-    """Add the lowest 24 bits of a run's pixels to uint32 from ``to[first]`` on; up to 15 beyond are written as they are."""
+    """Add the lowest 24 bits of a run's pixels to uint32 from ``to[first]`` on.
+
+    Up to 15 beyond are written as they are.
+    """
     if planes == 1:
         _add1(to, first, source, offset, plane, count)
     elif planes == 2:

@@ -16,6 +16,8 @@ from haltere.workers.kernel.gathering import ImagePart
 
 from ..chunks import bslz4
 
+pytestmark = pytest.mark.timeout(300)  # the first one compiles the kernel, if nobody has
+
 MEANS = (0.0, 0.01, 3.0, 300.0, 70_000.0, 3e9)
 
 
