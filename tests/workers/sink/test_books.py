@@ -9,6 +9,7 @@ import pytest
 
 from haltere.workers.intervals import IntervalSet
 from haltere.workers.sink.books import MAX_RANGES, Books, Phase, RunEvent, RunState, StreamState, dones
+from haltere.workers.sink.books import RUN as RUN_MOVES
 from haltere.workers.sink.rates import MAX_PROMISES, SPAN, STEP, Lag, Rate
 from haltere.workers.wire.messages import BACKFILLED, LIVE, LOST, Done, RunOpen
 
@@ -30,7 +31,9 @@ def test_a_run_is_done_once_when_every_stream_is_from_its_first_frame_on() -> No
     state.close({"eiger": 8, "pilc": 9})
     assert not state.check()
     assert str(state.phase) == "closed"
+    before = RUN_MOVES.taken[Phase.CLOSED, RunEvent.REPEATED]
     state.close({"eiger": 0, "pilc": 0})
+    assert RUN_MOVES.taken[Phase.CLOSED, RunEvent.REPEATED] == before + 1
     assert state.totals == {"eiger": 8, "pilc": 9}, "the first word stands"
     state.streams["pilc"].books.mark(8, bytes([LOST]))
     assert [state.check(), state.check()] == [True, False]

@@ -218,7 +218,7 @@ def without(kind: str) -> tuple[Result, bytes]:
         (wrong(first=1), "aren't a batch"),
         (wrong(n=3, status=bytes(3)), "aren't a batch"),
         (wrong(status=bytes(2)), "status of 2"),
-        (wrong(status=bytes([9, 0, 0, 0])), "no known kind"),
+        (wrong(status=bytes([4, 0, 0, 0])), "no known kind"),
         (wrong(reasons=[(4, "beyond")]), "outside of the batch"),
         (misshapen(), "expected <f4"),
         (without("nav"), "is missing"),
@@ -778,3 +778,16 @@ def test_the_status_names_the_newest_runs(bench: Bench) -> None:
         bench.tell(DISPATCHER, other_run(number, number + 1))
     bench.commit()
     assert [run["run"] for run in bench.core.status(bench.now)["runs"]] == [f"run-{n}" for n in range(4, 12)]
+
+
+def test_const_outputs_go_to_the_disk_apart_from_their_batch(bench: Bench) -> None:
+    bench.open()
+    bench.tell(WORKER, *result(EIGER, 0))
+    bench.tell(WORKER, *result(EIGER, 4, const=False))
+    bench.now += 2 * GROUP_SECONDS
+    group = bench.core.take(bench.now)
+    assert group is not None
+    assert [const.spec.name for const in group.consts] == ["q"]
+    names = ["intensity", "intensity_sigma", "counts", "sum"]
+    assert [[spec.name for spec in row.arrays] for row in group.batches] == [names, names]
+    assert [row.payload for row in group.batches][1] == result(EIGER, 4, const=False)[1]
