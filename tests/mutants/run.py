@@ -73,6 +73,7 @@ TESTS: Final = (
     "workers/spill/test_pipe.py",
     "workers/spill/test_file.py",
     "workers/sink/test_books.py",
+    "workers/sink/test_group.py",
     "workers/sink/test_core.py",
     "workers/sink/test_abandoned.py",
     "workers/ledger/test_writer.py",

@@ -40,7 +40,7 @@ class Grouping:
         self.flight: Waiting | None = None
         self._since = 0.0
         self._pause = 0.0
-        self._retry_at = 0.0
+        self._retry_at = float("-inf")
 
     @property
     def group(self) -> Group:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from haltere.workers.broker.batch import DEATHS, State
@@ -267,3 +268,14 @@ def test_what_was_dropped_and_is_done_is_no_reason_any_more() -> None:
     stream.let_go("i", [(0, 2)], "full", 0.0)
     stream.finish([(0, 1)], full=False)
     assert [stream.lane.why(frame) for frame in (0, 1)] == [None, "full"]
+
+
+def test_a_frame_of_a_run_that_is_over_comes_live_no_more() -> None:
+    stream = flying()
+    stream.opened = msgspec.structs.replace(stream.opened, total=1)
+    stream.lane.end()
+    stream.expect(Expect(3, "run", "eiger", 0, 1, []), 0.0)
+    stream.close(1, 0.0)
+    stream.confirmed = True
+    assert stream.ready(0, 9.0)
+    assert stream.batches[0].absent[0].reason.startswith("it comes live no more, and no file")

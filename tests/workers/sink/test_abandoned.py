@@ -13,7 +13,7 @@ from haltere.workers.ledger.writer import Ledger
 from haltere.workers.sink.core import SinkCore
 from haltere.workers.sink.group import GROUP_SECONDS
 from haltere.workers.sink.tellers import ELSEWHERE, REASON, SILENT, Tellers
-from haltere.workers.wire.messages import Ack, Beat, Bye, Hello, RunClose
+from haltere.workers.wire.messages import Ack, Beat, Bye, Hello, RunClose, RunOpen
 
 from ..flying import RUN, build, control, results
 
@@ -198,3 +198,13 @@ def test_only_a_session_takes_its_own_leave(bench: Bench) -> None:
         bench.tell(Bye(SESSION), peer=peer)
         bench.later(2)
     assert not bench.closed
+
+
+def test_a_run_that_was_closed_can_be_told_anew_by_other_recipes(bench: Bench) -> None:
+    bench.gone = True
+    bench.later(SILENT + 2)
+    bench.gone = False
+    bench.tell(RunOpen(6, RUN, "by others", b"{}"))
+    bench.later()
+    assert (bench.core.runs[RUN].open.processed, bench.closed) == ("by others", False)
+    assert bench.core.counters.late == 0
