@@ -9,10 +9,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
+from .backfilled import Advance, Backfilled
 from .callbacks.dispatch import Dispatcher
 from .callbacks.dispatch_core import DispatchCore
 from .callbacks.reduction import Reduction, attempt_uid
@@ -47,80 +48,8 @@ ENDED: Final = 12.0
 RECORDED: Final = 120.0
 """s in which the processed run must have come into the catalog."""
 
-
-@dataclass(frozen=True, slots=True)
-class Advance:
-    """How far it is: frames done of those owed, frames per second, and how many seconds it will take at that rate."""
-
-    done: int
-    owed: int
-    rate: float
-    eta_s: float | None
-
-
 Listener = Callable[[Advance], None]
 Choice = Callable[[RawRun, tuple[Recipe, ...]], tuple[Recipe, ...]]
-
-
-@dataclass(slots=True)
-class Backfilled:
-    """What came of it. Counts are summed over the detectors; ``frames`` has each one's."""
-
-    raw_uid: str
-    processed_uid: str
-    mode: str
-    frames: dict[str, dict[str, int]] = field(default_factory=dict)
-    supersedes: str | None = None
-    reduced: int = 0
-    """Frames that were reduced now."""
-    taken_over: int = 0
-    """Frames whose results were taken over from the run that this one supersedes."""
-    compared: int | None = None
-    different: int | None = None
-    differences: dict[str, list[int]] = field(default_factory=dict)
-    reasons: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Why frames are quarantined or lost, per detector."""
-    nothing_to_do: bool = False
-    nexus: str = ""
-    wall_s: float = 0.0
-
-    @property
-    def expected(self) -> int:
-        """Frames that were promised."""
-        return sum(each["expected"] for each in self.frames.values())
-
-    def count(self, status: str) -> int:
-        """Return how many frames ended so."""
-        return sum(each[status] for each in self.frames.values())
-
-    @property
-    def owed(self) -> int:
-        """Frames without an end."""
-        return self.expected - sum(self.count(status) for status in STATUS_NAMES)
-
-    @property
-    def whole(self) -> bool:
-        """Whether nothing is left to be done of what was asked for."""
-        left = self.owed + self.count("lost") + (0 if self.mode == "owed" else self.count("quarantined"))
-        return left == 0 and not self.different
-
-    @property
-    def words(self) -> str:
-        """What came of it in one line."""
-        left = "".join(
-            f", {n} {what}"
-            for what, n in (("owed", self.owed), *((name, self.count(name)) for name in ("quarantined", "lost")))
-            if n
-        )
-        if self.nothing_to_do:
-            return f"nothing to do: processed run {self.processed_uid} is complete{left}"
-        taken = f", {self.taken_over} taken over" if self.taken_over else ""
-        return f"processed run {self.processed_uid}: {self.reduced} frames reduced{taken}{left}"
-
-    def json(self) -> dict[str, Any]:
-        """Return it as one JSON object."""
-        counts = {"expected": self.expected, **{status: self.count(status) for status in STATUS_NAMES}}
-        return {**asdict(self), **counts, "owed": self.owed, "whole": self.whole}
 
 
 def backfill(

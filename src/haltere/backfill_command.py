@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .backfill import Advance, Choice, backfill
+from .backfill import Choice, backfill
+from .backfilled import Advance
 from .progress import Reducing, print_backfilled
 from .rereduce import chosen
 from .session_log import session_log

@@ -16,7 +16,7 @@ from .workers.audit.accounts import listed
 from .workers.wire.messages import STATUS_NAMES
 
 if TYPE_CHECKING:
-    from .backfill import Advance, Backfilled
+    from .backfilled import Advance, Backfilled
     from .demo import Listener
     from .outcome import Outcome
     from .session import Session

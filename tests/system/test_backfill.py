@@ -16,7 +16,8 @@ import h5py
 import numpy as np
 import pytest
 
-from haltere.backfill import Advance, Backfilled, backfill
+from haltere.backfill import backfill
+from haltere.backfilled import Advance, Backfilled
 from haltere.rereduce import rereduce
 from haltere.workers.errors import FileError, ReductionError, SettingsError
 from haltere.workers.ledger.reader import LedgerReader

@@ -17,7 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 from haltere.__main__ import app
-from haltere.backfill import Backfilled, backfill
+from haltere.backfill import backfill
+from haltere.backfilled import Backfilled
 from haltere.callbacks.rewriting import Rewriting
 from haltere.verify import Verdict, verify
 from haltere.workers.audit.accounts import Account, Word
