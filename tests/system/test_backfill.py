@@ -26,6 +26,7 @@ from haltere.workshop import Workshop
 
 from .measured_runs import PONI, POSITIONS, XRD, Beamtime, Scan, same_bits, table
 
+pytestmark = pytest.mark.timeout(300)  # the first has to wait for a pool, a catalog, and both again
 DEADLINE = 100.0
 FRAMES = 800
 ROOT = Path(__file__).resolve().parents[2]
