@@ -8,6 +8,7 @@ from uuid import UUID
 
 import msgspec
 
+from haltere.workers.files.references import STREAMED
 from haltere.workers.ingest.core import Source
 from haltere.workers.recipes import Recipe
 
@@ -65,6 +66,7 @@ class Run:
             frames.damaged,
             frames.broken,
             frames.flux,
+            frames.stored,
         )
 
     @property
@@ -153,7 +155,11 @@ class Run:
             while first < stop:
                 number, row = divmod(first, detector.per_file)
                 end = min(stop, (number + 1) * detector.per_file)
-                if not row:
+                if not row and key == detector.image and not frames.stored:
+                    resource = self._uuid()
+                    doc = {"uid": resource, "run_start": self.uid, "data_key": key, "mimetype": STREAMED}
+                    self._say(when, "stream_resource", {**doc, "uri": detector.endpoint, "parameters": {}})
+                elif not row:
                     uri = f"file://localhost/data/{self.uid}_{key}_{number}.h5"
                     self.world.files.add(uri, detector, first)
                     resource = self._uuid()

@@ -22,6 +22,7 @@ from haltere.workers.ledger.rows import BatchRow, Group, Outcome
 from haltere.workers.payload import unpack as unpack_arrays
 from haltere.workers.sink import core as sink_core
 from haltere.workers.sink.core import SinkCore
+from haltere.workers.spill.pipe import Kind
 from haltere.workers.wire.documents import Document, unpack
 from haltere.workers.wire.messages import LIVE, LOST, QUARANTINED, STATUS_NAMES, Work
 from haltere.workers.worker import core as worker_core
@@ -92,6 +93,11 @@ class Checks:
         core = self.world.ingest.core
         assert core.arena.used <= core.arena.size
 
+    def spilled(self, kind: Kind, frames: list[int]) -> None:
+        """Take note of frames that are in a file of the pool's now."""
+        self._detector(kind.run, kind.stream).spilled.update(frames)
+        self.world.counts["frames spilled"] += len(frames)
+
     def blamed(self, work: Work, frame: int) -> None:
         """Take note that a worker names a frame as the one at which its reducer died."""
         if self._detector(work.run, work.stream).nature(frame) is Nature.PLAIN:
@@ -143,11 +149,13 @@ class Checks:
                 assert frame in detector.lands, f"{what}, and never came"
                 assert frame not in detector.damaged, f"{what}, and bytes of it were missing"
             else:
-                assert detector.written[frame] <= self.world.now, f"{what}, and isn't in the file"
+                assert not self._lost(detector, frame), f"{what}, and isn't in the file"
                 assert frame not in detector.broken, f"{what}, and bytes of it are missing"
             assert (status == LIVE) or detector.live, f"{what}, though its file is its live lane"
 
     def _lost(self, detector: Detector, frame: int) -> bool:
+        if frame in detector.spilled:
+            return False
         return frame >= len(detector.written) or detector.written[frame] > self.world.now
 
     # --- the end -----------------------------------------------------------------------------------------------------
@@ -178,6 +186,8 @@ class Checks:
                 found.append(f"{worker.name} keeps {worker.core.kept} results, runs {worker.core.running}")
         if world.broker.core.runs:
             found.append(f"the broker remembers {world.broker.core.snapshot()}")
+        if pending := world.ingest.book.pending():
+            found.append(f"spilled, or to be, and not confirmed: {pending}")
         if world.ingest.core.arena.held:
             blocks = {offset: block.frame for offset, (_, block) in world.ingest.core._held.items()}
             found.append(f"blocks were not given back: {blocks}")

@@ -65,8 +65,16 @@ class Faults:
             world.links[fault.whom % len(world.links)].cut()
         elif fault.kind == "catalog is away":
             world.catalog.away_until = world.now + fault.seconds
+        elif fault.kind == "spiller dies":
+            world.ingest.lose_spiller()
+        elif fault.kind == "spiller's disk is full":
+            world.spills_full = True
+            world.time.after(fault.seconds, self._make_room)
         else:
             self._to_worker(worker, fault)
+
+    def _make_room(self) -> None:
+        self.world.spills_full = False
 
     def _to_worker(self, worker: Worker, fault: Fault) -> None:
         if not worker.alive:

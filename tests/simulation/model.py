@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from math import inf
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 from zlib import crc32
 
@@ -25,6 +25,9 @@ from haltere.workers.reducers.base import Array, Batch, Chunk, Output, Partial, 
 from haltere.workers.reducers.columns import Columns
 from haltere.workers.ring import PADDING
 from haltere.workers.wire.messages import FileSpan, InputSpec
+
+if TYPE_CHECKING:
+    from .spiller import SpillFile
 
 _CONTENT: Final = struct.Struct("<4I")
 SIZE: Final = _CONTENT.size
@@ -149,6 +152,10 @@ class Detector:
     broken: frozenset[int] = frozenset()
     flux: bool = False
     """A scalar of each frame stands in the file beside the images."""
+    stored: bool = True
+    """Its images are in files of its own."""
+    spilled: set[int] = field(default_factory=set)
+    """Frames that are in files of the pool's."""
     lands: set[int] = field(default_factory=set)
     """Frames that were in a ring at some time."""
 
@@ -185,6 +192,11 @@ class Files:
     def __init__(self) -> None:
         self.now = 0.0
         self._files: dict[str, tuple[Detector, int]] = {}
+        self._spills: dict[str, SpillFile] = {}
+
+    def spill(self, file: SpillFile) -> None:
+        """Let there be a file of the pool's own."""
+        self._spills[f"file://localhost{file.path}"] = file
 
     def add(self, uri: str, detector: Detector, first: int) -> None:
         """Let there be a file of a detector's frames from ``first`` on."""
@@ -192,6 +204,12 @@ class Files:
 
     def read(self, span: FileSpan, frames: Sequence[int], spec: InputSpec) -> Array | list[Chunk]:
         """Return these frames as they lie in the file, whatever was meant to be there."""
+        spilled = self._spills.get(span.uri)
+        if spilled is not None:
+            rows = [span.offset + frame - span.first for frame in frames]
+            if max(rows) >= len(spilled.rows):
+                raise FileLate(f"{span.uri} has no row {max(rows)} (yet)")
+            return [Chunk(spilled.data[row], "none", SHAPE, np.dtype(DTYPE)) for row in rows]
         if span.uri not in self._files:
             raise FileError(f"{span.uri} is no file")
         detector, base = self._files[span.uri]

@@ -13,6 +13,7 @@ import msgspec
 
 from haltere.workers.broker.core import SINK, BrokerCore
 from haltere.workers.broker.core import Send as BrokerSend
+from haltere.workers.broker.lane import SPILLING
 from haltere.workers.ingest.core import Fate, IngestCore, Source
 from haltere.workers.ledger.reader import LedgerReader
 from haltere.workers.ledger.rows import Group
@@ -20,6 +21,10 @@ from haltere.workers.ledger.writer import Ledger
 from haltere.workers.sink.core import REMEMBERED, SinkCore
 from haltere.workers.sink.core import Send as SinkSend
 from haltere.workers.sink.tellers import Tellers
+from haltere.workers.spill.child import PAUSE as SPILLER_PAUSE
+from haltere.workers.spill.core import SpillBook
+from haltere.workers.spill.pipe import Answer, Refused, Written
+from haltere.workers.spill.shell import SPILL_SLOW
 from haltere.workers.wire.messages import (
     Beat,
     Block,
@@ -28,9 +33,11 @@ from haltere.workers.wire.messages import (
     Dropped,
     Frames,
     Free,
+    Gauge,
     Hello,
     Message,
     RunOpen,
+    Spilled,
     Welcome,
     Work,
     decode,
@@ -42,8 +49,9 @@ from haltere.workers.worker.process import PAUSES
 from haltere.workers.worker.reading import Reading
 from haltere.workers.worker.reducing import Reducing
 
-from .model import Hung, Killed, Memory
+from .model import DTYPE, SHAPE, Hung, Killed, Memory
 from .process import Parts, Process
+from .spiller import Spiller
 
 if TYPE_CHECKING:
     from .world import World
@@ -261,6 +269,10 @@ class Ingest(Process):
         size = world.scenario.ring * 128
         self.memory = world.rings[name] = Memory(name, size, world.counts)
         self.core = IngestCore(name, size, group=world.scenario.group)
+        self.book = SpillBook(world.scenario.spill_ring * 128)
+        self._spill_memory: dict[int, bytes] = {}
+        self._spiller: Spiller | None = None
+        self._spills = False
         names = {frames.name for scan in world.scenario.scans for frames in scan.detectors if frames.live}
         self.endpoints = {f"tcp://{name}:9999" for name in names} if world.scenario.pulled else set()
         self._session = world.epoch()
@@ -274,6 +286,9 @@ class Ingest(Process):
     def end(self) -> None:
         """Take the ring's name away; who has it mapped keeps it."""
         self.memory.gone = True
+        if self._spiller is not None:
+            self._spiller.orphan()
+            self._spiller = None
         self._former += self.core.dropped
         self.core.dropped.clear()
 
@@ -298,7 +313,61 @@ class Ingest(Process):
         if isinstance(place, Block):
             self.memory.write(place.offset, data, place.life)
             self.world.checks.landed(source, frame)
+        elif place is Fate.SPILL:
+            self._spill(source, frame, data)
         return place is not Fate.WAIT
+
+    # --- spilling, as ``workers/spill/shell.py`` ---------------------------------------------------------------------
+
+    def _claimed(self, claim: Claim) -> None:
+        self.core.claim(claim)
+        if claim.policy != "spill":
+            return
+        if not self._spills:
+            self._spills = True
+            self._start_spiller()
+        search = self.book.claim(claim)
+        if search is not None and self._spiller is not None:
+            self._spiller.tell(search)
+
+    def _start_spiller(self) -> None:
+        self._spiller = Spiller(self.world, self, self._spill_memory)
+        for order in self.book.again():
+            self._spiller.tell(order)
+
+    def lose_spiller(self) -> None:
+        """Let the spiller die; another one is started in a while."""
+        if self._spiller is not None:
+            self._spiller.kill()
+            self._spiller = None
+            self.after(SPILLER_PAUSE, self._start_spiller)
+
+    def _spill(self, source: Source, frame: int, data: bytes) -> None:
+        known = self.core.claims.get(source.endpoint, source.series)
+        assert known is not None
+        order = self.book.put(known.claim, SHAPE, DTYPE, "none", frame, len(data), self.world.now)
+        if order is None:
+            return self.core.drop(source.endpoint, source.series, frame, SPILL_SLOW)
+        self._spill_memory[order.offset] = data
+        if self._spiller is not None:
+            self._spiller.tell(order)
+        return self.core.name(source.endpoint, source.series, frame, frame + 1, SPILLING)
+
+    def answered(self, spiller: Spiller, answer: Answer) -> None:
+        """Take what a spiller says; of one that has died since, too, for it lay in the socket."""
+        if isinstance(answer, Written):
+            for message in self.book.written(answer, self.world.now):
+                self._say(message)
+        elif isinstance(answer, Refused):
+            for claim, frame in self.book.refused(answer):
+                self.core.drop(claim.endpoint, claim.series, frame, answer.reason)
+            self._soon()
+        else:
+            self.book.searched(answer)
+
+    def _account(self, claim: Claim) -> tuple[int, int, bool]:
+        frames, size, searched = self.book.account(claim)
+        return frames, size, searched or not self._spills
 
     def garble(self, source: Source, frame: int) -> None:
         """Take a message that can't be read."""
@@ -314,7 +383,9 @@ class Ingest(Process):
                 self.memory.clear(block.offset)
             self._fetch()
         elif isinstance(message, Claim):
-            self.core.claim(message)
+            self._claimed(message)
+        elif isinstance(message, Spilled):
+            self.book.confirmed(message)
         elif isinstance(message, Connect):
             if message.endpoint not in self.endpoints:
                 self.endpoints.add(message.endpoint)
@@ -330,9 +401,19 @@ class Ingest(Process):
         elif message.epoch != self._epoch:
             self._epoch = message.epoch
             self._tell(self.core.held())
+            self._name_pending()
+            self._tell(self.core.take(everything=True))
+            for told in self.book.due(self.world.now, everything=True):
+                self._say(told)
 
     def _remind(self) -> None:
         self._tell(self.core.remind())
+        self._name_pending()
+        self._soon()
+
+    def _name_pending(self) -> None:
+        for claim, first, stop in self.book.pending():
+            self.core.name(claim.endpoint, claim.series, first, stop, SPILLING)
 
     def _soon(self) -> None:
         if self.core.pending and not self._flushing:
@@ -356,7 +437,13 @@ class Ingest(Process):
         self._say(Hello(1, "ingest", self.name, self._session))
 
     def _beat(self) -> None:
-        self._say(self.core.gauge(self._session, self.world.now))
+        now = self.world.now
+        greeted = self._epoch >= 0
+        self._say(self.core.gauge(self._session, now, self._account) if greeted else Gauge(self._session, []))
+        for claim, frame in self.book.overdue(now):
+            self.core.drop(claim.endpoint, claim.series, frame, SPILL_SLOW)
+        for message in self.book.due(now):
+            self._say(message)
         self._fetch()
 
 

@@ -53,6 +53,8 @@ class Frames:
     broken: frozenset[int] = frozenset()
     """Frames whose bytes are missing in the file."""
     natures: tuple[tuple[int, Nature], ...] = ()
+    stored: bool = True
+    """It writes its images to files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,8 @@ class Scenario:
     """Of the frames that the detectors stream, how many don't come."""
     policy: Policy = "drop"
     """What becomes of frames that find no room in the ring."""
+    spill_ring: int = 20
+    """Frames that the memory between ingest and spiller has room for."""
     group: int = 64
     pulled: bool = True
     """The ingest pulls from the detectors before a run names them."""
@@ -131,6 +135,12 @@ KINDS: Final = {
     "catalog is away": 1,
 }
 """Faults, and how often each is drawn among them."""
+
+SPILLING: Final = 0.15
+"""How many of the seeds spill."""
+
+SPILL_KINDS: Final = ("spiller dies", "spiller dies", "spiller's disk is full", "ingest dies")
+"""Further faults of these."""
 
 LIMITS: Final = {
     "haltere.workers.worker.core.MAX_KEPT": (2, 4),
@@ -168,7 +178,7 @@ def draw(seed: int) -> Scenario:
     ]
     rates = random.choice(((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.01, 0.01, 0.02), (0.05, 0.05, 0.05), (0.0, 0.1, 0.1)))
     limits = tuple((name, random.randint(*some)) for name, some in LIMITS.items() if random.random() < 0.1)
-    return Scenario(
+    drawn = Scenario(
         seed,
         tuple(scans),
         tuple(sorted(faults, key=lambda each: each.at)),
@@ -181,6 +191,34 @@ def draw(seed: int) -> Scenario:
         policy=random.choice(("drop", "drop", "drop", "block")),
         pulled=random.random() < 0.7,
         limits=limits,
+    )
+    return _spilling(drawn) if Random(f"spilling {seed}").random() < SPILLING else drawn
+
+
+def _spilling(scenario: Scenario) -> Scenario:
+    """Return the scenario with detectors that keep no file, or with frames spilled though files have them."""
+    random = Random(f"spilling, and how {scenario.seed}")
+
+    def unkept(frames: Frames) -> Frames:
+        stored = not frames.live or frames.flux or random.random() < 0.3
+        # Of a frame that both have, the detector's file is read: should it lack the frame, the pool's isn't asked.
+        lost = frozenset() if stored and frames.live else frames.lost
+        return replace(frames, stored=stored, lost=lost, damaged=frozenset(), broken=frozenset())
+
+    scans = tuple(replace(scan, detectors=tuple(map(unkept, scan.detectors))) for scan in scenario.scans)
+    last = min(HEALED - 1.0, scans[-1].opened + 4.0)
+    faults = [
+        Fault(random.choice(SPILL_KINDS), random.uniform(0.0, last), random.choice((0.05, 0.3, 1.0)))
+        for _ in range(random.choice((0, 1, 2, 4)) if scenario.faults else 0)
+    ]
+    together = sorted((*scenario.faults, *faults), key=lambda each: each.at)
+    return replace(
+        scenario,
+        scans=scans,
+        faults=tuple(together),
+        policy="spill",
+        spill_ring=random.choice((4, 20, 200)),
+        stray=scenario.stray / 2,
     )
 
 
@@ -241,4 +279,4 @@ def quiet(scenario: Scenario) -> Scenario:
 
 def written(frames: Frames, exposed: float, frame: int) -> float:
     """Return when a frame that was exposed then is in its file."""
-    return inf if frame in frames.lost else exposed + frames.lag
+    return inf if frame in frames.lost or not frames.stored else exposed + frames.lag

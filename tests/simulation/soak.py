@@ -21,7 +21,7 @@ from haltere.workers.sink.books import RUN
 from haltere.workers.states import StateTable
 from haltere.workers.worker.unit import UNIT
 
-from .scenario import KINDS, draw
+from .scenario import KINDS, SPILL_KINDS, draw
 from .world import simulate
 
 CHUNK = 25
@@ -90,7 +90,7 @@ def unseen(tally: Tally) -> list[str]:
 def report(tally: Tally, wall: float) -> str:
     """Return the last lines."""
     counts = tally.counts
-    faults = {kind: counts[kind] for kind in KINDS if counts[kind]}
+    faults = {kind: counts[kind] for kind in dict.fromkeys((*KINDS, *SPILL_KINDS)) if counts[kind]}
     network = {kind: counts[kind] for kind in ("lost", "doubled", "late")}
     ends = {name: counts[f"in the end {name}"] for name in ("live", "backfilled", "quarantined", "lost")}
     never = unseen(tally)
@@ -105,7 +105,7 @@ def report(tally: Tally, wall: float) -> str:
         f"duplicates discarded: {counts['duplicates']}; runs that the sink closed for want of a session: "
         f"{counts['runs closed by the sink']}; blocks read though they were given back, and noticed: "
         f"{counts['reads of blocks that were given back']}; drops: {counts['drops']}, of these in the ledger: "
-        f"{counts['drops seen']}",
+        f"{counts['drops seen']}; frames spilled: {counts['frames spilled']}",
         f"moves of the state tables: {len(tally.moves)} kinds seen, {len(never)} not{': ' if never else ''}"
         + "; ".join(never),
         f"failures: {len(tally.failures)}",

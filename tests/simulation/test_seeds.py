@@ -11,6 +11,7 @@ from .world import simulate
 
 FOUND = {
     10: "FREE lost: the block was held for ever",
+    64: "that a frame was on its way to a file was said after it had been given up: it was waited for for ever",
     69: "FRAMES came twice: a block that was given back was handed out again",
     93: "a recorder that was started later put axes into a descriptor that had none before",
     106: "a new broker gave back a block that a worker still read for the one before: garbage was committed",

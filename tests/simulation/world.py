@@ -33,6 +33,7 @@ from .network import Link
 from .pool import Broker, Ingest, Sink, Worker
 from .process import Parts, Process
 from .scenario import HEALED, Scenario, draw
+from .spiller import SpillFile
 from .timeline import Timeline
 
 EPOCH = 1_800_000_000.0
@@ -67,6 +68,8 @@ class World:
         """A checksum of every message that arrived, and when: equal runs have equal ones."""
         self.rings = rings
         self.files = Files()
+        self.spills: list[SpillFile] = []
+        self.spills_full = False
         self.catalog = Catalog()
         self.checks = Checks(self)
         self.links: list[Link] = []

@@ -86,6 +86,8 @@ class Lane:
         self._closed: float | None = None
         self._spilled = IntervalSet()
         self._spilling: dict[str, IntervalSet] = {}
+        self._said: dict[str, float] = {}
+        """When an ingest last said that it writes frames to a file: that it can't may have been lost on the way."""
         self._spills = spills
         self._unsure = now if spills else None
         """Since when an ingest may have spilled what it hasn't said."""
@@ -119,9 +121,11 @@ class Lane:
             self.came(stop - 1, now)
 
     def spilling(self, ingest: str, ranges: Sequence[tuple[int, int]], now: float) -> None:
-        """Note frames that an ingest is writing to a file."""
+        """Note frames that an ingest is writing to a file; it says so again while it does."""
+        self._said[ingest] = now
         for first, stop in ranges:
-            self._spilling.setdefault(ingest, IntervalSet()).add(first, stop)
+            for start, end in self._gone.gaps(first, stop):  # said late, it is over
+                self._spilling.setdefault(ingest, IntervalSet()).add(start, end)
             self.came(stop - 1, now)
 
     def spill(self, first: int, stop: int, now: float) -> None:
@@ -145,7 +149,7 @@ class Lane:
 
     def may_be_spilled(self, frame: int, now: float) -> bool:
         """Say whether an ingest may still say that it has written the frame to a file."""
-        if any(frame in frames for frames in self._spilling.values()):
+        if any(frame in frames and now - self._said[name] < PATIENCE for name, frames in self._spilling.items()):
             return True
         return self._unsure is not None and now - self._unsure < PATIENCE
 

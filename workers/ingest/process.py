@@ -157,6 +157,7 @@ class Ingest:
         if now - self._reminded >= REMIND_EVERY:
             self._reminded = now
             self._tell(self.core.remind())
+            self._spill.name()
 
     def _fetches(self, pull: Pull, now: float) -> bool:
         """Return whether to fetch from a detector; one that has to wait isn't polled either."""

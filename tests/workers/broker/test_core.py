@@ -528,6 +528,25 @@ def test_what_an_ingest_had_in_hand_is_lost_when_its_successor_has_looked_for_it
     }
 
 
+@pytest.mark.parametrize("late", [True, False], ids=["said late", "said again"])
+def test_what_could_not_be_spilled_is_lost_in_whatever_order_that_is_said(bench: Bench, late: bool) -> None:
+    spilling(bench)
+    bench.hear(b"ingest", Dropped(LANE.endpoint, 12, [(0, 4)], "spill-full"))
+    if late:
+        bench.hear(b"ingest", Dropped(LANE.endpoint, 12, [(0, 4)], "spilling"))
+    bench.wait(1, alive=(b"w", b"ingest"))
+    (work,) = bench.work()
+    assert {each.reason for each in work.absent} == {"dropped: spill-full, and no file was announced that has image"}
+
+
+def test_an_ingest_that_says_no_more_of_frames_on_their_way_has_them_no_more(bench: Bench) -> None:
+    spilling(bench)
+    for _ in range(20):  # that it gave them up was lost on the way
+        bench.wait(2, alive=(b"w", b"ingest"))
+    (work,) = bench.work()
+    assert [each.frame for each in work.absent] == [0, 1, 2, 3]
+
+
 def test_nothing_is_called_lost_while_a_document_may_be_missing(bench: Bench) -> None:
     bench.open(live=False)
     bench.worker()
