@@ -31,7 +31,6 @@ class Turns:
     """
 
     def __init__(self, share: float = SHARE) -> None:
-        self.share = share
         self.cost = {False: FIRST_COST, True: FIRST_COST}
         """Seconds that a batch of each lane takes at present; True is the backfill."""
         self._weight = {False: 1.0 - share, True: share}

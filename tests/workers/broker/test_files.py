@@ -75,3 +75,10 @@ def test_spans_that_go_on_where_the_one_before_ends_are_one() -> None:
     for where in (("2", "d", 8, 8), ("2", "e", 10, 10), ("2", "e", 12, 13), ("2", "e", 15, 16)):
         tell(*where)
     assert [(span.first, span.n) for span in files.spans("a", 8, 20)] == [(8, 2), (10, 2), (12, 2), (15, 2)]
+
+
+def test_a_span_that_ends_where_a_range_begins_is_no_part_of_it() -> None:
+    files = FileMap(["a"])
+    files.expect(Expect(1, "run", "s", 0, 2, [FileSpan("a", "1", "d", 0, 2, 0)]))
+    assert files.spans("a", 2, 4) == []
+    assert files.spans("a", 1, 4) == [FileSpan("a", "1", "d", 1, 1, 1)]

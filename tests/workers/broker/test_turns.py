@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from haltere.workers.broker.batch import Key
 from haltere.workers.broker.queue import Queue, Taken
+from haltere.workers.broker.turns import FIRST_COST, SMOOTH, Turns
 
 LIVE, OLD = Key("run", "eiger", "a"), Key("old", "eiger", "a")
 
@@ -134,3 +135,17 @@ def test_a_batch_that_did_not_go_costs_its_lane_no_turn() -> None:
     taken = queue.take(0)
     queue.let_go(taken.backfill, taken.charged)
     assert lanes(queue, 4) == [False, True, False, False]
+
+
+def test_what_a_batch_costs_follows_what_those_before_it_took() -> None:
+    turns = Turns(0.25)
+    costs = []
+    for _ in range(40):
+        turns.charge(True)
+        turns.ended(True, turns.cost[True], 2.0)
+        costs.append(turns.cost[True])
+    assert costs == sorted(costs)
+    assert costs[0] == pytest.approx(FIRST_COST + (2.0 - FIRST_COST) / SMOOTH)
+    assert costs[-1] == pytest.approx(2.0, rel=0.01)
+    assert turns.cost[False] == FIRST_COST
+    assert turns._spent[True] == pytest.approx(40 * 2.0 / 0.25), "it is charged with what it took"

@@ -54,3 +54,12 @@ def test_too_many_blocks_are_given_back_and_too_many_drops_forgotten(monkeypatch
     for series in range(1, 5):
         waiting.put(Dropped("e", series, [(7, 8)], "full"), 0.0)
     assert [len(waiting.claim("e", series)) for series in range(1, 5)] == [2, 1, 0, 0]
+
+
+def test_a_series_that_was_claimed_and_comes_again_has_its_own_time() -> None:
+    waiting = Waiting(30.0)
+    waiting.put(frames(0), 0.0)
+    waiting.claim("e", 1)
+    waiting.put(frames(5), 25.0)
+    assert held(waiting, 31.0) == []
+    assert held(waiting, 55.1) == [5]
