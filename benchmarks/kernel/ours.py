@@ -11,7 +11,6 @@ import numpy as np
 from ...workers.kernel import (
     LOT,
     Bins,
-    BinTable,
     Crop,
     Kernel,
     Layout,
@@ -52,7 +51,7 @@ class Ours:
         return {"all": Decoded(~self.mask)}, lambda results: {}
 
     def _bins(self, dimensions: int, split: str, *, variance: bool = False) -> Made:
-        table = self._table(dimensions, split)
+        table = self.integrators.table(dimensions, split)
         part, telling = (Bins(table=table, variance=variance, sums=sums) for sums in (False, True))
         shape = (-1,) if dimensions == 1 else CAKE
 
@@ -70,17 +69,6 @@ class Ours:
             return given
 
         return {"bins": part}, answer
-
-    def _table(self, dimensions: int, split: str) -> BinTable:
-        """Return pyFAI's own matrix, and what it divides by."""
-        matrix = self.integrators.matrix(dimensions, split)
-        return BinTable(
-            shape=self.detector.shape,
-            coefficients=matrix.data,
-            indices=matrix.indices,
-            starts=matrix.indptr.astype(np.int64),
-            norm=self.integrators.normalization(),
-        )
 
     def _regions(self) -> Made:
         boxes = tuple(_rectangle(box) for box in regions(self.detector))

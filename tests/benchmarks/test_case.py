@@ -13,6 +13,7 @@ from haltere.benchmarks.kernel.pyfai import Integrators
 from haltere.benchmarks.kernel.tasks import OURS, TITLES
 from haltere.benchmarks.kernel.turns import digest
 
+pytestmark = pytest.mark.timeout(300)  # the kernel may have to be compiled first
 SMALL = Detector("small", "Small", (122, 166), 5e-4, (60.4, -10.2), gaps=((0, 40, 46), (1, 80, 84)))
 
 
