@@ -16,21 +16,18 @@ from .lanes import (
     add3,
     add4,
     add_many,
-    empty16,
     interleave32,
     less_one32,
     less_one_of2,
     less_one_of3,
     less_one_of4,
     sum_masked,
-    weigh1,
-    weigh2,
-    weigh3,
-    weigh_many,
+    weigh,
+    weigh_squared,
     widen32,
 )
 from .parts import LOT
-from .tables import DIGIT_BITS, LONGEST, SLAB, Norms, Program
+from .tables import SLAB, Norms, Program
 
 PLANES: Final = 4
 """Most bytes of a pixel."""
@@ -57,15 +54,14 @@ class BinsState(NamedTuple):
     """Sums of a lot.
 
     There are sums of two kinds: of the counts, and (for the variance) of what they have above 1. ``sums`` : int32,
-    [kind][byte plane][bin][16 frames], with weights [kind][byte plane][bin][digit][16]. ``wide`` : int64,
-    [kind][half][bin][16], what was emptied into it: of planes 0 and 1, of planes 2 and 3. ``dirty`` : int64,
-    [kind][plane], which of them hold anything; then, whether pixels were left out. ``less_norm``, ``less_weight``,
-    ``less_square`` : int64, [bin][16], of these. ``total`` : (16,) int64, counts. ``rows``, ``marks``, ``mark_rows``,
-    ``mask`` : uint8, memory for one slab.
+    [kind][byte plane][bin][16 frames], if all weights are 1; ``weighted`` : float64, [kind][bin][16], if not.
+    ``dirty`` : int64, [kind][plane], which of them hold anything; then, whether pixels were left out. ``less_norm``,
+    ``less_weight``, ``less_square`` : int64, [bin][16], of these. ``total`` : (16,) int64, counts. ``rows``, ``marks``,
+    ``mark_rows``, ``mask`` : uint8, memory for one slab.
     """
 
     sums: NDArray[np.int32]
-    wide: NDArray[np.int64]
+    weighted: NDArray[np.float64]
     less_norm: NDArray[np.int64]
     less_weight: NDArray[np.int64]
     less_square: NDArray[np.int64]
@@ -90,14 +86,12 @@ INACTIVE: Final = (
         np.zeros(5, np.int64),
         _BYTES,
         Program(
-            _INTEGERS, _INTEGERS, _INTEGERS, _INTEGERS, _nothing(np.int32), _nothing(np.int32), _nothing(np.uint32),
-            _nothing(np.uint16), _nothing(np.int16), _nothing(np.uint32),
+            _INTEGERS, _INTEGERS, _INTEGERS, _nothing(np.int32), _nothing(np.int32), _nothing(np.uint32),
+            _nothing(np.uint16), _nothing(np.float32),
         ),
-        Norms(_nothing(np.int32), *(_INTEGERS,) * 3, _nothing(np.float64), _INTEGERS, _nothing(np.float64)),
+        Norms(_nothing(np.float32), *(_INTEGERS,) * 3, *(_nothing(np.float64),) * 3),
     ),
-    BinsState(
-        _nothing(np.int32), *(_INTEGERS,) * 6, *(_BYTES,) * 4,
-    ),
+    BinsState(_nothing(np.int32), _nothing(np.float64), *(_INTEGERS,) * 5, *(_BYTES,) * 4),
 )  # fmt: skip
 """Of the same types, where nobody wants bins."""
 
@@ -159,7 +153,7 @@ def add_bins(
                         less_one32(rows, 32 * k)
                 state.dirty[kind * PLANES + plane] = 1
                 if weighted:
-                    _weigh(slab, program, rows, state.sums, state.wide, kind, plane, plan.numbers[BINS])
+                    _weigh(slab, program, rows, state.weighted, kind, plane, plan.numbers[BINS])
                 else:
                     _add(slab, program, rows, state.sums, (kind * PLANES + plane) * plan.numbers[BINS])
     return 0
@@ -238,44 +232,21 @@ def _add(slab: int, program: Any, rows: Any, sums: Any, base: int) -> None:
 
 
 @inner
-def _weigh(slab: int, program: Any, rows: Any, sums: Any, wide: Any, kind: int, plane: int, n_bins: int) -> None:
-    """Add a slab's rows to the bins, with their weights, and empty what might overflow."""
-    base = (kind * PLANES + plane) * n_bins
-    weights, weight = program.weights, (kind * 2 * program.slots.size + 2 * program.entries[slab]) * 2
+def _weigh(slab: int, program: Any, rows: Any, sums: Any, kind: int, plane: int, n_bins: int) -> None:
+    """Add a slab's rows to the bins, with their weights, or for the variance with their squares."""
+    factor = np.float64(1 << (8 * plane))
+    base = kind * n_bins
     entry, segment = program.entries[slab], program.segments[slab]
-    slots, bins = program.slots, program.bins
+    slots, bins, weights = program.slots, program.bins, program.weights
     for each in range(program.classes[slab], program.classes[slab + 1]):
         n, m = np.int64(program.lengths[each]), np.int64(program.counts[each])
-        if n == 1:
+        if kind == 0:
             for k in range(segment, segment + m):
-                weigh1(rows, slots, entry, n, sums, (base + np.int64(read32(bins, 4 * k))) * 128, weights, weight)
-                entry += 2
-                weight += 8
-        elif n == 2:
-            for k in range(segment, segment + m):
-                weigh2(rows, slots, entry, n, sums, (base + np.int64(read32(bins, 4 * k))) * 128, weights, weight)
-                entry += 4
-                weight += 16
-        elif n == 3:
-            for k in range(segment, segment + m):
-                weigh3(rows, slots, entry, n, sums, (base + np.int64(read32(bins, 4 * k))) * 128, weights, weight)
-                entry += 6
-                weight += 24
+                weigh(rows, slots, entry, n, weights, factor, sums, (base + np.int64(read32(bins, 4 * k))) * 128)
+                entry += n
         else:
             for k in range(segment, segment + m):
-                b = np.int64(read32(bins, 4 * k))
-                weigh_many(rows, slots, entry, n, sums, (base + b) * 128, weights, weight)
-                entry += 2 * n
-                weight += 8 * n
-                if n == LONGEST // 2:
-                    empty(sums, wide, kind, plane, n_bins, b)
+                to = (base + np.int64(read32(bins, 4 * k))) * 128
+                weigh_squared(rows, slots, entry, n, weights, factor, sums, to)
+                entry += n
         segment += m
-    for k in range(program.flushes[slab], program.flushes[slab + 1]):
-        empty(sums, wide, kind, plane, n_bins, np.int64(program.flushed[k]))
-
-
-@inner
-def empty(sums: Any, wide: Any, kind: int, plane: int, n_bins: int, b: Any) -> None:
-    """Bring a bin's sums of digits into 64 bits."""
-    to = ((kind * 2 + (plane >> 1)) * n_bins + b) * 128
-    empty16(sums, ((kind * PLANES + plane) * n_bins + b) * 128, wide, to, DIGIT_BITS, 8 * (plane & 1))

@@ -12,7 +12,7 @@ from ..errors import ReductionError, ShapeMismatch
 from . import binning
 from .compiling import inner, outer
 from .parts import LOT, Array, Layout
-from .tables import DIGIT_BITS, SLAB, BinTable
+from .tables import SLAB, BinTable
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -81,10 +81,8 @@ class Bins:
             return np.zeros(size, np.uint8)
 
         return binning.BinsState(
-            np.zeros(
-                self._kinds * binning.PLANES * n * (2 if weighted else 1), np.int32
-            ),  # touched where there are counts
-            longs(self._kinds * 2 * n if weighted else 0),
+            np.zeros(0 if weighted else self._kinds * binning.PLANES * n, np.int32),  # touched where there are counts
+            np.zeros(self._kinds * n if weighted else 0),
             longs(n),
             longs(n),
             longs(n),
@@ -98,11 +96,12 @@ class Bins:
 
     def reset(self, plan: binning.BinsPlan, state: binning.BinsState) -> None:
         """Set to 0 what isn't."""
-        width = state.sums.size // (self._kinds * binning.PLANES)
-        for each in np.flatnonzero(state.dirty[: binning.LEFT_OUT]):
-            state.sums[each * width : (each + 1) * width] = 0
-        if state.dirty.any():
-            state.wide[:] = 0
+        width = self.table.bins * LOT
+        if state.weighted.size and state.dirty.any():
+            state.weighted[:] = 0
+        elif state.sums.size:
+            for each in np.flatnonzero(state.dirty[: binning.LEFT_OUT]):
+                state.sums[each * width : (each + 1) * width] = 0
         if state.dirty[binning.LEFT_OUT]:
             for pixels_left_out in (state.less_norm, state.less_weight, state.less_square):
                 pixels_left_out[:] = 0
@@ -167,18 +166,21 @@ def _take(
                 weight -= state.less_weight[b * LOT + frame]
                 square -= state.less_square[b * LOT + frame]
             if weighted:
-                value = _weighed(state, 0, n_bins, b, frame)
+                value = state.weighted[b * LOT + frame]
             else:
                 added = _added(state, 0, n_bins, b, frame)
                 totals[frame] += added
                 value = float(added)
             below = float(norm) * norms.units[0] * scale
-            value = value * norms.units[1] * scale
             intensity[frame, b] = value / below if norm > 0 else 0.0
             spread = 0.0
             if sigma.size > 0:
-                above = _weighed(state, 1, n_bins, b, frame) if weighted else float(_added(state, 1, n_bins, b, frame))
-                spread = (above + float(square)) * norms.units[1] * scale * scale
+                above = (
+                    state.weighted[(n_bins + b) * LOT + frame]
+                    if weighted
+                    else float(_added(state, 1, n_bins, b, frame))
+                )
+                spread = above + float(square) * norms.units[1] * scale * scale
                 sigma[frame, b] = np.sqrt(spread) / below if norm > 0 else 0.0
             if signal.size > 0:
                 signal[frame, b] = value
@@ -198,19 +200,3 @@ def _added(state: Any, kind: int, n_bins: int, b: int, frame: int) -> int:
         if state.dirty[each] != 0:
             value += np.int64(np.uint32(state.sums[(each * n_bins + b) * LOT + frame])) << (8 * plane)
     return value  # type: ignore[no-any-return]
-
-
-@inner
-def _weighed(state: Any, kind: int, n_bins: int, b: int, frame: int) -> float:
-    value = 0.0
-    for half in range(2):
-        exact = np.int64(0)
-        for j in range(2):
-            each = kind * binning.PLANES + 2 * half + j
-            if state.dirty[each] != 0:
-                at = (each * n_bins + b) * 2 * LOT + frame
-                exact += ((np.int64(state.sums[at]) << DIGIT_BITS) + np.int64(state.sums[at + LOT])) << (8 * j)
-                if j == 0 or state.dirty[each - 1] == 0:
-                    exact += state.wide[((kind * 2 + half) * n_bins + b) * LOT + frame]
-        value += float(exact) * (65536.0 if half == 1 else 1.0)
-    return value

@@ -10,7 +10,7 @@ from .compiling import inner
 from .intrinsics import read32, read64
 from .lanes import above32, interleave32
 from .parts import LOT
-from .tables import DIGIT_BITS, SLAB, pixel_of
+from .tables import SLAB, pixel_of, shares
 
 
 @inner
@@ -68,32 +68,22 @@ def subtract(slab: int, count: int, plan: Any, state: Any) -> None:
     for k in range((count + 31) // 32):
         interleave32(state.marks, 32 * k, SLAB, state.mark_rows, 512 * k)
     state.marks[: LOT * SLAB] = 0
-    shift = norms.shift[0]
     weighted = program.weights.size > 0
-    step = 2 if weighted else 1
-    squares = 2 * program.slots.size
     entry, segment = program.entries[slab], program.segments[slab]
     for each in range(program.classes[slab], program.classes[slab + 1]):
-        n = np.int64(program.lengths[each]) * step
+        n = np.int64(program.lengths[each])
         for q in range(segment, segment + np.int64(program.counts[each])):
+            b = np.int64(program.bins[q])
             for e in range(entry, entry + n):
                 at: Any = np.int64(program.slots[e])
                 if read64(state.mark_rows, at) | read64(state.mark_rows, at + 8) == 0:
                     continue
-                weight: Any = np.int64(1)
-                square: Any = np.int64(1)
-                if weighted:
-                    d = 4 * (e // 2) + e % 2
-                    weight = np.int64(program.weights[d]) << DIGIT_BITS | np.int64(program.weights[d + 2])
-                    square = np.int64(program.weights[d + squares]) << DIGIT_BITS | np.int64(
-                        program.weights[d + squares + 2]
-                    )
-                norm = (weight * np.int64(norms.pixel[slab * SLAB + pixel_of(at // LOT)])) >> shift
+                value = np.float64(program.weights[e]) if weighted else 1.0
+                norm, weight, square = shares(value, slab * SLAB + pixel_of(at // LOT), b, norms)
                 for frame in range(LOT):
                     if state.mark_rows[at + frame] != 0:
-                        to = np.int64(program.bins[q]) * LOT + frame
-                        state.less_norm[to] += norm
-                        state.less_weight[to] += weight
-                        state.less_square[to] += square
+                        state.less_norm[b * LOT + frame] += norm
+                        state.less_weight[b * LOT + frame] += weight
+                        state.less_square[b * LOT + frame] += square
             entry += n
         segment += np.int64(program.counts[each])

@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
-import llvmlite.binding
 from llvmlite import ir
 from numba import types
-from numba.core import config
 
 from .intrinsics import I8, I16, I32, I64, constant, intrinsic, load, pointer, shuffle, store, vector
 
+F32, F64 = ir.FloatType(), ir.DoubleType()
 _BYTES = vector(I8, 16)
 _SHORTS = vector(I16, 16)
 _WORDS = vector(I32, 16)
-
-
-def _has_avx2() -> bool:
-    """Return whether code is compiled for a CPU with AVX2."""
-    if config.CPU_FEATURES:
-        return "+avx2" in str(config.CPU_FEATURES).split(",")
-    if config.CPU_NAME:
-        return str(config.CPU_NAME) in ("haswell", "broadwell", "skylake", "x86-64-v3", "x86-64-v4")
-    return bool(llvmlite.binding.get_host_cpu_features().get("avx2"))
-
-
-AVX2: Final = _has_avx2()
-"""Pairs of products are one instruction; the results are the same."""
+_FLOATS = vector(F32, 16)
 
 
 def _unpacked(half: bool) -> list[int]:
@@ -127,83 +114,44 @@ add1, add2, add3, add4 = (_segment_sum(fixed) for fixed in (1, 2, 3, 4))
 add_many = _segment_sum(0)
 
 
-def _weighted_sum(fixed: int) -> Callable[..., Any]:
+def _weighted_sum(squared: bool) -> Callable[..., Any]:
     @intrinsic
-    def add(
-        typing: Any, rows: Any, slots: Any, entry: Any, pairs: Any, sums: Any, offset: Any, weights: Any, weight: Any
+    def weigh(
+        typing: Any, rows: Any, slots: Any, entry: Any, count: Any, weights: Any, factor: Any, sums: Any, offset: Any
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-            low = [place for i in range(8) for place in (i, 16 + i)]
-            high = [8 + place for place in low]
+            def product(k: Any) -> Any:
+                entry = builder.add(given[2], k)
+                row = _row(context, builder, signature, given, entry)
+                place = builder.mul(entry, ir.Constant(I64, 4))
+                weight = load(builder, pointer(context, builder, signature.args[4], given[4], place, 4), F32)
+                if squared:
+                    weight = builder.fmul(weight, weight)
+                counts = builder.sitofp(builder.zext(row, _WORDS), _FLOATS)
+                return builder.fmul(_spread(builder, weight, 16), counts)
 
-            def products(k: Any) -> list[Any]:
-                entry = builder.add(given[2], builder.mul(k, ir.Constant(I64, 2)))
-                one = _row(context, builder, signature, given, entry)
-                two = _row(context, builder, signature, given, builder.add(entry, ir.Constant(I64, 1)))
-                both = [builder.zext(shuffle(builder, one, two, half), _SHORTS) for half in (low, high)]
-                place = builder.add(given[7], builder.mul(k, ir.Constant(I64, 8)))
-                at = pointer(context, builder, signature.args[6], given[6], place, 8)
-                quad = [
-                    load(builder, at, I32),
-                    load(builder, builder.gep(at, [ir.Constant(I64, 4)], source_etype=I8), I32),
-                ]
-                made = []
-                for digit in quad:
-                    spread = builder.insert_element(
-                        ir.Constant(vector(I32, 8), ir.Undefined), digit, ir.Constant(I32, 0)
-                    )
-                    spread = shuffle(builder, spread, spread, [0] * 8)
-                    spread = builder.bitcast(spread, _SHORTS)
-                    made += [_pair_products(builder, half, spread) for half in both]
-                return made
-
-            if fixed:
-                total = products(ir.Constant(I64, 0))
-                for k in range(1, fixed):
-                    total = [builder.add(a, b) for a, b in zip(total, products(ir.Constant(I64, k)), strict=True)]
-            else:
-                zero = constant(vector(I32, 8), 0)
-                total = list(
-                    _loop(
-                        builder,
-                        given[3],
-                        [zero] * 4,
-                        lambda k, carried: [builder.add(a, b) for a, b in zip(carried, products(k), strict=True)],
-                    )
-                )
-            for i, value in enumerate(total):
-                _add_to(
-                    context,
-                    builder,
-                    signature.args[4],
-                    given[4],
-                    builder.add(given[5], ir.Constant(I64, 32 * i)),
-                    value,
-                )
+            zero = ir.Constant(_FLOATS, [ir.Constant(F32, 0.0)] * 16)
+            (total,) = _loop(builder, given[3], [zero], lambda k, carried: [builder.fadd(carried[0], product(k))])
+            doubles = vector(F64, 16)
+            exact = builder.fmul(builder.fpext(total, doubles), _spread(builder, given[5], 16))
+            at = pointer(context, builder, signature.args[6], given[6], given[7], 128)
+            store(builder, builder.fadd(load(builder, at, doubles), exact), at)
             return context.get_dummy_value()
 
-        return types.void(rows, slots, types.int64, types.int64, sums, types.int64, weights, types.int64), generate
+        return (
+            types.void(rows, slots, types.int64, types.int64, weights, types.float64, sums, types.int64),
+            generate,
+        )
 
-    return add
-
-
-def _pair_products(builder: Any, values: Any, weights: Any) -> Any:
-    """Return ``v[2i] * w[2i] + v[2i + 1] * w[2i + 1]`` in 32 bit."""
-    kind = vector(I32, 8)
-    if AVX2:  # LLVM takes the sum apart before it could see this instruction in it
-        name = "llvm.x86.avx2.pmadd.wd"
-        function = builder.module.declare_intrinsic(name, (), ir.FunctionType(kind, [_SHORTS, _SHORTS]))
-        return builder.call(function, [values, weights])
-    made = []
-    for first in (0, 1):
-        places = list(range(first, 16, 2))
-        a, b = (builder.sext(shuffle(builder, each, each, places), kind) for each in (values, weights))
-        made.append(builder.mul(a, b))
-    return builder.add(*made)
+    return weigh
 
 
-weigh1, weigh2, weigh3 = (_weighted_sum(fixed) for fixed in (1, 2, 3))
-weigh_many = _weighted_sum(0)
+weigh, weigh_squared = _weighted_sum(False), _weighted_sum(True)
+"""``(rows, slots, entry, count, weights, factor, sums, offset)``: add to 16 float64 the counts of so many entries, each
+times its weight, or its weight squared, then all times a factor.
+
+Products and sums are float32, one after the other in the entries' order, and never fused: so they are the same on any
+CPU. (LLVM fuses only what is marked.)"""
 
 
 @intrinsic
@@ -300,30 +248,3 @@ def _lesser(planes: int) -> Callable[..., Any]:
 
 less_one_of2, less_one_of3, less_one_of4 = (_lesser(planes) for planes in (2, 3, 4))
 """``(px, offset, distance)``: 32 numbers of so many bytes, ``distance`` apart, each less by 1 unless it is 0."""
-
-
-@intrinsic
-def empty16(typing: Any, sums: Any, offset: Any, wide: Any, wide_offset: Any, bits: Any, shift: Any) -> Any:
-    """Empty two digits of 16 frames, int32, into 16 int64: ``(sums, offset, wide, wide_offset, bits, shift)``.
-
-    The first digit counts 2**bits; both are shifted, and 0 afterwards.
-    """
-
-    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        kind = vector(I64, 16)
-        at = pointer(context, builder, signature.args[0], given[0], given[1], 128)
-        second = builder.gep(at, [ir.Constant(I64, 64)], source_etype=I8)
-        high, low = (builder.sext(load(builder, each, _WORDS), kind) for each in (at, second))
-        value = builder.add(builder.shl(high, _spread(builder, given[4], 16)), low)
-        _add_to_longs(context, builder, signature.args[2], given[2], given[3], value, given[5])
-        for each in (at, second):
-            store(builder, constant(_WORDS, 0), each)
-        return context.get_dummy_value()
-
-    return types.void(sums, types.int64, wide, types.int64, types.int64, types.int64), generate
-
-
-def _add_to_longs(context: Any, builder: Any, kind: Any, wide: Any, offset: Any, value: Any, shift: Any) -> None:
-    at = pointer(context, builder, kind, wide, offset, 128)
-    shifted = builder.shl(value, _spread(builder, shift, 16))
-    store(builder, builder.add(load(builder, at, value.type), shifted), at)

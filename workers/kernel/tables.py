@@ -4,9 +4,9 @@ A frame is cut into *slabs* of :data:`SLAB` pixels. What a slab gives to one bin
 weights. A slab's segments are sorted by length, so that the CPU foresees every loop's end; those of one length are a
 *class*. Masked pixels are in no segment and cost nothing. It makes no difference whether a pixel's bins are neighbours.
 
-Weights are integers, and so every sum is exact: it depends neither on the order of the additions, nor on the frames
-that travel together, nor on the CPU. A bin's weights are scaled by the largest of them, :data:`WEIGHT_BITS` bits are
-kept: finer than pyFAI's float32.
+Where all weights are 1, sums are integers. Else weights are pyFAI's own float32; a segment is summed in float32, in the
+order of its entries, and added to float64: always the same additions in the same order, whatever frames travel together
+and whatever CPU it is. Pixels without counts may be passed over, since adding 0 changes nothing.
 """
 
 from __future__ import annotations
@@ -24,62 +24,48 @@ from .compiling import inner, outer
 SLAB: Final = 2048
 """Pixels whose bytes, of 16 frames, fit into a first-level cache of 32 kB."""
 
-WEIGHT_BITS: Final = 30
-"""Of a weight; less if a bin has more than 65,536 pixels."""
-
-DIGIT_BITS: Final = 15
-"""A weight is two numbers of so many bits: byte times digit, summed in 32 bits."""
-
 LONGEST: Final = 64
-"""Entries of a segment, at most."""
-
-ROOM: Final = 256
-"""Entries whose products with a digit fit into 32 bits: 256 · 255 · (2**15 - 1) < 2**31."""
+"""Entries of a segment, at most: what float32 loses in a sum grows with its length."""
 
 MOST_PIXELS: Final = 1 << 24
 """In a bin: 2**24 · 255 < 2**32."""
-
-_NORM_BITS: Final = 31
 
 
 class Program(NamedTuple):
     """A table as the kernel reads it.
 
-    Per slab: ``classes``, ``entries``, ``segments``, ``flushes`` : (slabs + 1,) int64, where its own begin.
-    Per class: ``lengths``, ``counts`` : int32; entries (pairs of them, if they have weights) of each of its segments,
-    and how many segments it has. Per segment: ``bins`` : uint32. Per entry: ``slots`` : uint16, where the pixel's row
-    is, in bytes (:func:`slot_of`). Per pair: ``weights`` : (4,) int16, the first digits of two weights, their second
-    digits; then, of all pairs, those of the weights' squares; empty if all weights are 1. ``flushed`` : uint32, the
-    bins whose sums are to be emptied after a slab, before they overflow.
+    Per slab: ``classes``, ``entries``, ``segments`` : (slabs + 1,) int64, where its own begin. Per class: ``lengths``,
+    ``counts`` : int32; entries of each of its segments, and how many segments it has. Per segment: ``bins`` : uint32.
+    Per entry: ``slots`` : uint16, where the pixel's row is, in bytes (:func:`slot_of`); ``weights`` : float32, empty if
+    all weights are 1.
     """
 
     classes: NDArray[np.int64]
     entries: NDArray[np.int64]
     segments: NDArray[np.int64]
-    flushes: NDArray[np.int64]
     lengths: NDArray[np.int32]
     counts: NDArray[np.int32]
     bins: NDArray[np.uint32]
     slots: NDArray[np.uint16]
-    weights: NDArray[np.int16]
-    flushed: NDArray[np.uint32]
+    weights: NDArray[np.float32]
 
 
 class Norms(NamedTuple):
-    """What the sums are divided by, in integers: of a bin's pixels together, to take single ones away from.
+    """What the sums are divided by, in integers: of a bin's pixels together, to take single ones away from, exactly.
 
-    ``pixel`` : (pixels,) int32, a pixel's normalisation (solid angle, polarization …).
+    ``pixel`` : (pixels,) float32, a pixel's normalisation (solid angle, polarization …), of the largest.
     ``norm``, ``weight``, ``square`` : (bins,) int64, sums over a bin of weight times normalisation, of the weights, and
-    of their squares. ``scale`` : (bins,) float64, a bin's largest weight. ``shift`` : (1,) int64, bits that products
-    with a norm lose. ``units`` : (2,) float64, what 1 of ``norm`` and of ``weight`` is where the scale is 1.
+    of their squares, each as :func:`shares` has it. ``scale``, ``inverse`` : (bins,) float64, a bin's largest weight,
+    and 1 over it. ``units`` : (3,) float64, what 1 of ``norm`` and of ``weight`` is where the scale is 1; and 1 over
+    the latter.
     """
 
-    pixel: NDArray[np.int32]
+    pixel: NDArray[np.float32]
     norm: NDArray[np.int64]
     weight: NDArray[np.int64]
     square: NDArray[np.int64]
     scale: NDArray[np.float64]
-    shift: NDArray[np.int64]
+    inverse: NDArray[np.float64]
     units: NDArray[np.float64]
 
 
@@ -146,85 +132,66 @@ class BinTable:
         most = int(np.bincount(bins, minlength=1).max()) if bins.size else 0
         if most > MOST_PIXELS:
             raise ReductionError(f"a bin of {most} pixels: there can be {MOST_PIXELS} in one, ask for more bins")
-        weighted = bool((values != 1).any())
-        bits = min(WEIGHT_BITS, WEIGHT_BITS + 16 - max(most - 1, 0).bit_length())
-        largest = np.zeros(self.bins)
-        np.maximum.at(largest, bins, values)
-        scale = np.where(largest > 0, largest, 1.0)
-        unit = (1 << bits) - 1 if weighted else 1
-        relative = values / scale[bins]
-        weights = np.rint(relative * unit).astype(np.int64)
-        squares = np.rint(relative * relative * unit).astype(np.int64)
-        program = self._program(by_slab, pixels, bins, weights, squares, weighted)
-        return program, self._norms(by_slab, pixels, bins, weights, squares, scale, unit, most)
+        weights = values.astype(np.float32) if (values != 1).any() else np.empty(0, np.float32)
+        program = self._program(by_slab, pixels, bins, weights)
+        return program, self._norms(by_slab, pixels, bins, weights, most)
 
     def _program(
         self,
         by_slab: NDArray[np.int64],
         pixels: NDArray[np.uint16],
         bins: NDArray[np.uint32],
-        weights: NDArray[np.int64],
-        squares: NDArray[np.int64],
-        weighted: bool,
+        weights: NDArray[np.float32],
     ) -> Program:
-        step = 2 if weighted else 1  # entries come in pairs, if they have weights
-        keys = np.arange(LONGEST // step + 1)
+        keys = np.arange(LONGEST + 1)
         histogram = np.zeros((by_slab.size - 1, keys.size), np.int64)
-        _measure(by_slab, bins, step, histogram)
+        _measure(by_slab, bins, histogram)
         there = histogram > 0
         segments = np.concatenate(([0], np.cumsum(histogram)))
-        entries = np.concatenate(([0], np.cumsum(histogram * keys * step)))
+        entries = np.concatenate(([0], np.cumsum(histogram * keys)))
         program = Program(
             classes=np.concatenate(([0], np.cumsum(there.sum(axis=1)))),
             entries=entries[:: keys.size].copy(),
             segments=segments[:: keys.size].copy(),
-            flushes=np.zeros(by_slab.size, np.int64),
             lengths=np.broadcast_to(keys.astype(np.int32), histogram.shape)[there],
             counts=histogram[there].astype(np.int32),
             bins=np.empty(segments[-1], np.uint32),
-            slots=np.zeros(entries[-1], np.uint16),
-            weights=np.zeros(4 * entries[-1] if weighted else 0, np.int16),
-            flushed=np.empty(segments[-1] if weighted else 0, np.uint32),
+            slots=np.empty(entries[-1], np.uint16),
+            weights=np.empty(weights.size, np.float32),
         )
-        _place(
-            by_slab,
-            pixels,
-            bins,
-            weights,
-            squares,
-            step,
-            segments[:-1].reshape(histogram.shape).copy(),
-            entries[:-1].reshape(histogram.shape).copy(),
-            np.zeros(self.bins, np.int64),
-            program.bins,
-            program.slots,
-            program.weights,
-            program.flushes,
-            program.flushed,
-        )
-        return program._replace(flushed=program.flushed[: program.flushes[-1]].copy())
+        segment_at = segments[:-1].reshape(histogram.shape).copy()
+        entry_at = entries[:-1].reshape(histogram.shape).copy()
+        _place(by_slab, pixels, bins, weights, segment_at, entry_at, program.bins, program.slots, program.weights)
+        return program
 
     def _norms(
         self,
         by_slab: NDArray[np.int64],
         pixels: NDArray[np.uint16],
         bins: NDArray[np.uint32],
-        weights: NDArray[np.int64],
-        squares: NDArray[np.int64],
-        scale: NDArray[np.float64],
-        unit: int,
+        weights: NDArray[np.float32],
         most: int,
     ) -> Norms:
         used = self.used.ravel()
         largest = float(self.norm[used].max(initial=0.0)) or 1.0
-        in_full = (1 << _NORM_BITS) - 1
-        pixel = np.zeros(self.norm.size, np.int32)
-        pixel[used] = np.rint(self.norm[used] / largest * in_full).astype(np.int32)
-        shift = max(0, unit.bit_length() + _NORM_BITS + most.bit_length() - 62)
+        pixel = np.zeros(self.norm.size, np.float32)
+        pixel[used] = self.norm[used] / largest
+        scale = np.zeros(self.bins)
+        np.maximum.at(scale, bins, weights if weights.size else np.float32(1))
+        scale[scale == 0] = 1
+        one = 2.0 ** (62 - max(most, 2).bit_length())
         norm, weight, square = (np.zeros(self.bins, np.int64) for _ in range(3))
-        _add_up(by_slab, pixels, bins, weights, squares, pixel, shift, norm, weight, square)
-        units = np.array([largest / in_full * 2.0**shift / unit, 1 / unit])
-        return Norms(pixel, norm, weight, square, scale, np.array([shift], np.int64), units)
+        norms = Norms(
+            pixel,
+            norm,
+            weight,
+            square,
+            scale,
+            1 / scale,
+            np.array([largest / one, 1 / one, one]),
+        )
+        _add_up(by_slab, pixels, bins, weights, norms)
+        return norms
 
 
 @inner
@@ -270,17 +237,28 @@ def _distribute(
             values[k] += coefficients[e]
 
 
+@inner
+def shares(weight: Any, pixel: Any, b: Any, norms: Any) -> Any:
+    """Return what an entry adds to its bin's ``norm``, ``weight`` and ``square``, integers."""
+    of_largest = weight * norms.inverse[b]
+    one = norms.units[2]
+    return (
+        np.int64(np.rint(of_largest * norms.pixel[pixel] * one)),
+        np.int64(np.rint(of_largest * one)),
+        np.int64(np.rint(of_largest * of_largest * one)),
+    )
+
+
 @outer
-def _add_up(
-    by_slab: Any, pixels: Any, bins: Any, weights: Any, squares: Any, pixel_norm: Any, shift: int,
-    norm: Any, weight: Any, square: Any,
-) -> None:  # fmt: skip
+def _add_up(by_slab: Any, pixels: Any, bins: Any, weights: Any, norms: Any) -> None:
     for s in range(by_slab.size - 1):
         for e in range(by_slab[s], by_slab[s + 1]):
             b = bins[e]
-            norm[b] += (weights[e] * np.int64(pixel_norm[s * SLAB + pixels[e]])) >> shift
-            weight[b] += weights[e]
-            square[b] += squares[e]
+            value = np.float64(weights[e]) if weights.size > 0 else 1.0
+            norm, weight, square = shares(value, s * SLAB + np.int64(pixels[e]), b, norms)
+            norms.norm[b] += norm
+            norms.weight[b] += weight
+            norms.square[b] += square
 
 
 @inner
@@ -293,53 +271,32 @@ def _length(bins: Any, e: int, end: int) -> int:
 
 
 @outer
-def _measure(by_slab: Any, bins: Any, step: int, lengths: Any) -> None:
-    """Count segments, to ``lengths[slab, length in steps]``."""
+def _measure(by_slab: Any, bins: Any, lengths: Any) -> None:
+    """Count segments, to ``lengths[slab, length]``."""
     for s in range(by_slab.size - 1):
         e, end = by_slab[s], by_slab[s + 1]
         while e < end:
             n = _length(bins, e, end)
-            lengths[s, (n + step - 1) // step] += 1
+            lengths[s, n] += 1
             e += n
 
 
 @outer
 def _place(
-    by_slab: Any, pixels: Any, bins: Any, weights: Any, squares: Any, step: int, segment_at: Any, entry_at: Any,
-    held: Any, segment_bins: Any, slots: Any, digits: Any, flushes: Any, flushed: Any,
+    by_slab: Any, pixels: Any, bins: Any, weights: Any, segment_at: Any, entry_at: Any, segment_bins: Any, slots: Any,
+    sorted_weights: Any,
 ) -> None:  # fmt: skip
-    """Put entries where they belong; ``segment_at``, ``entry_at`` : by slab and length, where the next one goes.
-
-    With weights, a bin is emptied after each of its longest segments, and else before it could have more than
-    :data:`ROOM` entries.
-    """
-    low = (1 << DIGIT_BITS) - 1
-    again = digits.size // 2
-    n_flushed = np.int64(0)
+    """Put entries where they belong; ``segment_at``, ``entry_at`` : by slab and length, where the next one goes."""
     for s in range(by_slab.size - 1):
         e, end = by_slab[s], by_slab[s + 1]
         while e < end:
-            b = bins[e]
             n = _length(bins, e, end)
-            key = (n + step - 1) // step
-            segment_bins[segment_at[s, key]] = b
-            segment_at[s, key] += 1
-            first = entry_at[s, key]
-            entry_at[s, key] += key * step
+            segment_bins[segment_at[s, n]] = bins[e]
+            segment_at[s, n] += 1
+            first = entry_at[s, n]
+            entry_at[s, n] += n
             for i in range(n):
                 slots[first + i] = 16 * slot_of(np.int64(pixels[e + i]))
-            if step == 2:
-                for i in range(n):
-                    d = 4 * ((first + i) // 2) + (first + i) % 2
-                    digits[d], digits[d + 2] = weights[e + i] >> DIGIT_BITS, weights[e + i] & low
-                    d += again
-                    digits[d], digits[d + 2] = squares[e + i] >> DIGIT_BITS, squares[e + i] & low
-                held[b] += n
-                if key * step == LONGEST:
-                    held[b] = 0
-                elif held[b] > ROOM - 2 * LONGEST:  # a slab has at most one shorter one, and it comes first
-                    held[b] = 0
-                    flushed[n_flushed] = b
-                    n_flushed += 1
+                if weights.size > 0:
+                    sorted_weights[first + i] = weights[e + i]
             e += n
-        flushes[s + 1] = n_flushed

@@ -95,7 +95,7 @@ class Integration(Reducer):
     negative ones of signed types, and those above ``cutoff``.
     """
 
-    version: ClassVar[int] = 2  # the kernel's weights are integers, and `total` counts the pixels that are in any bin
+    version: ClassVar[int] = 2  # the kernel sums in another order, and `total` counts the pixels that are in any bin
     name: ClassVar[str]
     kind: ClassVar[type[Parameters]]
     dimensions: ClassVar[int]
