@@ -62,7 +62,7 @@ class Operator:
     def used(self) -> NDArray[np.bool_]:
         """Return which pixels count in any bin, (pixels,)."""
         used = np.zeros(self.norm.size, bool)
-        used[self.indices[self.coefficients > 0]] = True
+        used[self.indices[self.coefficients != 0]] = True
         return used & (self.norm > 0)
 
 
