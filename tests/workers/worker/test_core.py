@@ -23,7 +23,17 @@ from haltere.workers.wire.messages import (
     Welcome,
     Work,
 )
-from haltere.workers.worker.core import MAX_KEPT, MAX_KEPT_BYTES, ToBroker, ToSink, WorkerCore
+from haltere.workers.worker.core import (
+    ABANDON,
+    BEAT_EVERY,
+    HELLO_EVERY,
+    MAX_KEPT,
+    MAX_KEPT_BYTES,
+    ToBroker,
+    ToSink,
+    WorkerCore,
+)
+from haltere.workers.worker.unit import MAX_RESEND, RESEND, Stage, Unit
 
 STREAM = StreamOpen(1, "run", "eiger", "cfg", 4, [InputSpec("image", (1,), "<u2")], [RecipeSpec("r", "x", b"{}")])
 
@@ -100,7 +110,8 @@ def test_it_asks_for_nothing_before_its_reducer_is_there() -> None:
     bench = Bench()
     bench.do(bench.core.start(bench.now))
     bench.welcome()
-    assert bench.to_broker() == [Hello(1, "worker", "w", 1)]
+    bench.wait(0.6)
+    assert bench.to_broker() == [Hello(1, "worker", "w", 1), Beat(1, -1, 0, 0, 0, [])]
 
 
 def test_each_unit_that_is_done_makes_room_for_one_more(bench: Bench) -> None:
@@ -152,6 +163,7 @@ def test_a_result_that_the_sink_refuses_is_let_go_and_the_broker_is_told(bench: 
     bench.do(bench.core.from_sink(refusal, bench.now))
     assert bench.to_broker() == [refusal]
     assert bench.core.kept == 0
+    assert bench.core.counts["results that the sink refused"] == 1
     bench.do(bench.core.from_sink(refusal, bench.now))
     assert bench.to_broker() == [], "said again, because the result had been sent again meanwhile"
 
@@ -251,22 +263,32 @@ def test_work_of_a_stream_that_it_never_heard_of_begins_a_new_session(bench: Ben
     bench.to_broker()
     bench.do(bench.core.from_broker(Work("run", "other", "cfg", 0, 4, 9, [], [], []), bench.now))
     assert bench.to_broker() == [Hello(1, "worker", "w", 2)]
+    assert bench.core.counts == {"work of an unknown stream": 1, "sessions": 1}
 
 
 def test_when_the_reducer_dies_only_what_it_was_at_is_refused(bench: Bench) -> None:
     bench.work(0)
     bench.work(4)
-    bench.core.take()
-    bench.core.take()
+    bench.work(8)
+    for _ in range(3):
+        bench.core.take()
     bench.to_broker()
     bench.do(bench.core.died("worker died, killed by SIGSEGV", 2))
     assert bench.to_broker() == [
         Nack("run", "eiger", 0, 4, 1, 2, "worker died, killed by SIGSEGV", False),
         Credit(1, 3),
     ]
-    again = bench.core.take()
-    assert again is not None
-    assert again.first == 4
+    assert bench.core.counts == {"reducer died": 1, "NACK": 1}
+    assert bench.core.in_hand == 0
+    assert [work.first for work in (bench.core.take(), bench.core.take()) if work is not None] == [4, 8]
+
+
+def test_of_long_last_words_the_broker_is_told_the_first(bench: Bench) -> None:
+    bench.work(0)
+    bench.core.take()
+    bench.to_broker()
+    bench.do(bench.core.died(501 * "x", -1, setup=True))
+    assert bench.to_broker()[0] == Nack("run", "eiger", 0, 4, 1, -1, 500 * "x", False, setup=True)
 
 
 def test_a_reducer_that_dies_with_nothing_in_hand_costs_nothing(bench: Bench) -> None:
@@ -305,3 +327,166 @@ def test_streams_beyond_the_bound_push_out_the_one_that_was_told_first(
     for name in ("a", "eiger", "b"):
         bench.core.from_broker(msgspec.structs.replace(STREAM, stream=name), bench.now)
     assert [stream for _, stream, _ in bench.core.streams] == ["eiger", "b"]
+
+
+def test_the_sink_is_greeted_until_it_says_that_it_knows_the_worker(bench: Bench) -> None:
+    def hellos() -> int:
+        return sum(isinstance(each.message, Hello) for each in bench.to_sink())
+
+    assert hellos() == 1
+    bench.wait(1.1)
+    assert hellos() == 1
+    assert bench.core.from_sink(Welcome(1, 3, 1, 500), bench.now) == []
+    bench.wait(3)
+    assert hellos() == 0
+    bench.core.from_sink(Welcome(1, 4, 0, 500), bench.now)
+    bench.wait(0.1)
+    assert hellos() == 1
+    bench.core.unsent(ToSink(Hello(1, "worker", "w", 1)))
+    bench.wait(0.1)
+    assert hellos() == 1, "as soon as there is somebody to hear it"
+    assert bench.core.counts == {"unsent": 1}
+
+
+def test_a_result_that_could_not_be_sent_is_soon_sent_again_however_often_it_was_before(bench: Bench) -> None:
+    bench.work(0)
+    bench.reduce()
+    bench.wait(16)  # it would be sent every 8 s by now
+    (sent, *_) = [each for each in bench.to_sink() if isinstance(each.message, Result)]
+    bench.core.unsent(sent)
+    bench.wait(MAX_RESEND)
+    assert len(bench.results()) >= 3
+    gone = msgspec.structs.replace(sent.message, first=400)
+    bench.core.unsent(ToSink(gone))
+    assert bench.core.counts["unsent"] == 2
+
+
+def test_it_is_idle_when_the_sink_has_everything(bench: Bench) -> None:
+    assert bench.core.idle is True
+    assert bench.core.running is None
+    work = bench.work(0)
+    assert bench.core.take() == work
+    assert bench.core.running == work
+    assert bench.core.idle is False
+    result = Result("run", "eiger", "cfg", 0, 4, work.token, "w", bytes(4), [], [])
+    bench.do(bench.core.reduced(result, b"", 1000, bench.now))
+    assert bench.core.running is None
+    assert bench.core.idle is False
+    bench.do(bench.core.from_sink(Done("run", "eiger", "cfg", [(0, 4)]), bench.now))
+    assert bench.core.idle is True
+
+
+def test_only_what_is_in_the_range_is_done(bench: Bench) -> None:
+    for first in (0, 4, 8):
+        bench.work(first)
+        bench.reduce()
+    bench.do(bench.core.from_sink(Done("run", "eiger", "cfg", [(4, 8)]), bench.now))
+    bench.to_sink()
+    bench.wait(1.1)
+    assert bench.results() == [0, 8]
+
+
+def test_what_results_may_weigh_is_counted_by_those_that_are_kept(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("haltere.workers.worker.core.MAX_KEPT_BYTES", 17)
+    for limit, first in ((3, 0), (4, 0), (5, 4)):  # the second in place of the first: 8 bytes each, 16 in all
+        bench.work(first)
+        bench.to_broker()
+        bench.reduce()
+        assert bench.to_broker() == [Credit(1, limit)]
+    bench.work(8)
+    bench.reduce(b"1")
+    assert bench.to_broker() == []
+    bench.do(bench.core.from_sink(Done("run", "eiger", "cfg", [(8, 12)]), bench.now))
+    assert bench.to_broker() == [Credit(1, 6)]
+
+
+def test_where_a_unit_ends_depends_on_who_let_it_go(bench: Bench) -> None:
+    units: list[Unit] = []
+    for first in (0, 0, 4, 8, 12, 16, 20):
+        bench.work(first)
+        units.append(bench.core._waiting[-1])
+        if first < 16:
+            bench.core.take()
+        if first < 12:
+            token = units[-1].work.token
+            result = Result("run", "eiger", "cfg", first, 4, token, "w", bytes(4), [], [])
+            bench.do(bench.core.reduced(result, b"", 1000, bench.now))
+    bench.do(bench.core.from_sink(Done("run", "eiger", "cfg", [(0, 4)]), bench.now))
+    bench.do(bench.core.from_sink(Nack("run", "eiger", 4, 4, units[2].work.token, -1, "no", False), bench.now))
+    bench.do(bench.core.failed(Nack("run", "eiger", 12, 4, units[4].work.token, -1, "late", True)))
+    bench.core.take()
+    bench.do(bench.core.leave())
+    bench.wait(ABANDON + 1)
+    stages = [Stage.DROPPED, Stage.DONE, Stage.REFUSED, Stage.DROPPED, Stage.REFUSED, Stage.RUNNING, Stage.DROPPED]
+    assert [unit.stage for unit in units] == stages
+
+
+def test_who_leaves_asks_for_nothing_more(bench: Bench) -> None:
+    bench.work(0)
+    bench.core.take()
+    bench.do(bench.core.leave())
+    bench.to_broker()
+    bench.do(bench.core.failed(Nack("run", "eiger", 0, 4, 1, -1, "late", True)))
+    assert bench.to_broker() == [Nack("run", "eiger", 0, 4, 1, -1, "late", True)]
+
+
+def test_a_broker_may_count_its_epochs_from_zero() -> None:
+    bench = Bench()
+    bench.do(bench.core.start(bench.now))
+    bench.welcome(epoch=0)
+    bench.core.willing = True
+    bench.welcome(epoch=0)
+    assert bench.to_broker() == [Hello(1, "worker", "w", 1)], "a sign of life changes nothing"
+    bench.wait(1.1)
+    assert [type(message) for message in bench.to_broker()] == [Credit, Beat, Credit, Beat, Credit]
+    bench.welcome(epoch=1)
+    assert bench.to_broker() == [Hello(1, "worker", "w", 2)]
+
+
+def test_of_a_former_sessions_unit_that_fails_the_broker_hears_nothing(bench: Bench) -> None:
+    bench.work(0)
+    bench.core.take()
+    bench.welcome(lease_ms=0)
+    bench.welcome()
+    bench.to_broker()
+    bench.do(bench.core.failed(Nack("run", "eiger", 0, 4, 1, -1, "late", True)))
+    assert bench.to_broker() == []
+    assert bench.core.in_hand == 0
+
+
+def test_what_is_due_is_said_at_its_very_time() -> None:
+    bench = Bench()  # at 10 s, and every time here is a binary fraction
+    bench.do(bench.core.start(10.0))
+    assert bench.core.tick(10.0 + HELLO_EVERY / 2) == []
+    bench.said.clear()
+    bench.do(bench.core.tick(10.0 + HELLO_EVERY))
+    hello = Hello(1, "worker", "w", 1)
+    assert bench.said == [ToBroker(hello), ToSink(hello)]
+    bench.now = 11.0
+    bench.welcome()
+    bench.core.from_sink(Welcome(1, 3, 5000, 500), 11.0)
+    beat = ToBroker(Beat(1, -1, 0, 0, 0, []))
+    assert bench.core.tick(11.0) == [beat]
+    assert bench.core.tick(11.0 + BEAT_EVERY / 2) == []
+    assert bench.core.tick(11.0 + BEAT_EVERY) == [beat]
+
+
+def test_a_result_is_sent_again_at_its_very_time_and_let_go_after_the_last(bench: Bench) -> None:
+    bench.work(0)
+    bench.now = 100.0
+    bench.reduce()
+    (sent,) = [each for each in bench.to_sink() if isinstance(each.message, Result)]
+
+    def again(now: float) -> bool:
+        return sent in bench.core.tick(now)
+
+    assert not again(100.0 + RESEND / 2)
+    assert again(100.0 + RESEND)
+    assert not again(100.0 + 2 * RESEND)
+    assert again(100.0 + 3 * RESEND)
+    assert bench.core.counts["resent"] == 2
+    assert again(100.0 + ABANDON)
+    assert not again(100.5 + ABANDON)
+    assert bench.core.counts["results that no sink wanted"] == 1
