@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from haltere.workers.ingest.core import CHAOS, DECIMATED, MALFORMED, RING_FULL, TOO_LARGE, Fate, IngestCore, Source
-from haltere.workers.ingest.series import MAX_CLAIMS, MAX_GAUGED, Claims
+from haltere.workers.ingest.core import (
+    CHAOS,
+    DECIMATED,
+    MALFORMED,
+    MAX_TOLD,
+    RING_FULL,
+    TOO_LARGE,
+    Fate,
+    IngestCore,
+    Source,
+)
+from haltere.workers.ingest.decimation import FLOOR
+from haltere.workers.ingest.series import BLOCK_AT, MAX_CLAIMS, MAX_GAUGED, RECENT, Claims, Series
 from haltere.workers.intervals import IntervalSet
-from haltere.workers.wire.messages import Block, Claim, Dropped, Frames, Policy, decode, encode
+from haltere.workers.wire.messages import Block, Claim, Dropped, Frames, Policy, SeriesGauge, decode, encode
 
 EIGER = Source("tcp://127.0.0.1:9999", 12, (514, 1030), "<u2")
 RING = "haltere-1-0"
@@ -332,3 +344,167 @@ def test_the_summary_says_how_full_the_ring_is_and_what_came() -> None:
     assert (summary["ring_bytes"], summary["ring_used"]) == (4096, 192)
     assert (summary["frames"], summary["bytes"], summary["malformed"]) == (2, 10_100, 1)
     assert sum(summary["dropped"].values()) == 1
+
+
+def test_what_finds_no_room_is_spilled_where_that_is_wanted_and_named_nowhere() -> None:
+    ingest = core(1024).core
+    ingest.claim(claim("spill"))
+    assert isinstance(ingest.place(EIGER, 0, 960, "none", 0.0), Block)
+    assert ingest.place(EIGER, 1, 960, "none", 0.0) is Fate.SPILL
+    assert (ingest.frames, ingest.bytes, ingest.dropped) == (2, 1920, {})
+    assert announced(ingest.take(everything=True)) == [0]
+    assert not ingest.pending
+
+
+@pytest.mark.parametrize("policy", ["block", "drop", None])
+def test_a_frame_may_fill_the_ring_and_be_no_larger(policy: Policy | None) -> None:
+    ingest = core(1024).core
+    if policy is not None:
+        ingest.claim(claim(policy))
+    assert ingest.place(EIGER, 0, 961, "none", 0.0) is Fate.DROPPED
+    assert ingest.dropped == {TOO_LARGE: 1}
+    assert isinstance(ingest.place(EIGER, 1, 960, "none", 0.0), Block)
+
+
+def test_what_came_and_what_was_freed_say_what_the_workers_manage() -> None:
+    ingest = core()
+    ingest.place(EIGER, 0, 100, "none")
+    ingest.place(EIGER, 1, 100, "none")
+    assert ingest.load.ratio == FLOOR
+    assert ingest.core.free(RING, [0], [1, 2], 0.0) == []
+    ingest.free(RING, [0], [1])
+    assert ingest.load.ratio == 0.5
+
+
+def test_batches_that_are_coming_in_have_their_room_already() -> None:
+    ingest = core()
+    for series in (12, 13):
+        ingest.claim(replace(claim("drop"), series=series))
+        ingest.place(EIGER._replace(series=series), 0, 960, "none")
+    assert ingest.core._taken(0.0) == 2 * (1024 + 3 * 960)
+
+
+def test_a_detector_waits_above_its_fill_not_at_it_and_its_time_is_counted_from_the_first_frame_on() -> None:
+    ingest = core(20 * 1024).core
+    ingest.claim(claim("block"))
+    assert ingest.arena.size * BLOCK_AT == 19 * 1024
+    for frame in range(19):
+        ingest.place(EIGER, frame, 960, "none", 0.0)
+    assert ingest.fetches(EIGER.endpoint, 1.0) is True
+    ingest.place(EIGER, 19, 960, "none", 1.0)
+    assert ingest.place(EIGER, 20, 960, "none", 2.0) is Fate.WAIT
+    assert ingest.fetches(EIGER.endpoint, 2.5) is False
+    (gauge,) = ingest.gauge(7, 3.0).series
+    assert gauge == SeriesGauge(EIGER.endpoint, EIGER.series, 1.0, 1000, 0, 0, False)
+    ingest.free(RING, [1024 * at for at in range(20)], range(1, 21), 4.0)
+    assert ingest.fetches(EIGER.endpoint, 4.0) is True
+    (gauge,) = ingest.gauge(7, 9.0, lambda _: (3, 2880, True)).series
+    assert gauge == SeriesGauge(EIGER.endpoint, EIGER.series, 1.0, 2000, 3, 2880, True)
+
+
+def test_a_detector_that_cannot_wait_is_fetched_from_however_full_the_ring_is() -> None:
+    ingest = core(1024).core
+    ingest.claim(claim("drop"))
+    ingest.place(EIGER, 0, 960, "none", 0.0)
+    assert ingest.fetches(EIGER.endpoint, 0.0) is True
+    assert ingest.claims.newest(EIGER.endpoint).blocked_since is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("series", "frame", "known"), [(0, 0, True), (0, -1, False), (-1, 0, False)])
+def test_a_garbled_message_may_be_the_first_frame_of_the_first_series(series: int, frame: int, known: bool) -> None:
+    ingest = core()
+    ingest.garble(EIGER.endpoint, series, frame)
+    assert dropped(ingest.take(everything=True)) == ({MALFORMED: [(0, 1)]} if known else {})
+
+
+def test_of_blocks_that_are_given_back_a_strange_one_costs_no_other() -> None:
+    ingest = core()
+    for frame in range(3):
+        ingest.place(EIGER, frame, 64, "none")
+    ingest.free(RING, [0, 99, 128, 256], [1, 2, 7, 3])
+    assert ingest.stray_frees == 2
+    assert list(ingest.arena.held) == [128]
+
+
+def test_it_is_pending_for_a_frame_for_a_full_group_and_for_a_drop() -> None:
+    ingest = core(1024, group=2)
+    assert ingest.pending is False
+    ingest.place(EIGER, 0, 64, "none")
+    assert ingest.pending is True
+    ingest.place(EIGER, 1, 64, "none")
+    assert ingest.pending is True
+    ingest.take(everything=False)
+    assert ingest.pending is False
+    ingest.core.name(EIGER.endpoint, 12, 7, 9, RING_FULL)
+    assert ingest.pending is True
+    assert dropped(ingest.take(everything=True)) == {RING_FULL: [(7, 9)]}
+    assert ingest.pending is False
+
+
+def test_many_ranges_of_dropped_frames_go_in_messages_that_travel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("haltere.workers.ingest.core.MAX_RANGES", 2)
+    ingest = core()
+    for frame in range(0, 10, 2):
+        ingest.core.drop(EIGER.endpoint, 12, frame, CHAOS)
+    messages = ingest.take(everything=True)
+    assert [message.ranges for message in messages] == [[(0, 1), (2, 3)], [(4, 5), (6, 7)], [(8, 9)]]
+
+
+def test_a_group_holds_what_it_may_and_a_new_broker_hears_in_groups_too() -> None:
+    ingest = core(group=2)
+    for frame in range(5):
+        ingest.place(EIGER, frame, 64, "none")
+    for messages in (ingest.core.held(), ingest.core.held()):
+        assert [[block.frame for block in message.blocks] for message in messages] == [[0, 1], [2, 3], [4]]
+    assert ingest.take(everything=True) == []
+
+
+def test_without_being_told_otherwise_64_frames_are_announced_at_once_and_of_20_groups_none_is_left_out() -> None:
+    ingest = core()
+    for frame in range(400):
+        assert ingest.place(EIGER, frame, 64, "none") is not None
+    assert [len(message.blocks) for message in ingest.take(everything=False)] == [64] * 6
+    assert len(core(drop_every=2)._drops) == 0
+    twenty = core(drop_every=2)
+    assert [frame for frame in range(40) if twenty.place(EIGER, frame, 64, "none") is None] == [*range(20, 40)]
+
+
+def test_of_series_that_do_not_fit_the_newest_are_told_as_long_as_they_come() -> None:
+    ingest = core(1024)
+    for series in range(MAX_TOLD + 2):
+        ingest.claim(replace(claim("drop"), series=series, run=f"run-{series}"))
+        for size in (2000, 3000, 2000):
+            ingest.now = 5.0
+            ingest.place(EIGER._replace(series=series), 0, size, "none")
+    lines = ingest.misfits(5.0 + RECENT)
+    assert [line.partition(":")[0] for line in lines] == [f"eiger of run run-{n}" for n in range(2, MAX_TOLD + 2)]
+    assert all("a frame of 3000 bytes" in line and "raise ring_bytes to 24000 or" in line for line in lines)
+    assert ingest.misfits(5.1 + RECENT) == []
+
+
+def test_a_ring_that_parts_batches_is_named_as_long_as_frames_come() -> None:
+    ingest = core(1 << 20)
+    ingest.claim(claim("drop"))
+    ingest.place(EIGER, 0, 1 << 18, "none")
+    line = (
+        "eiger of run run: two batches of 4 frames (2 MiB) don't fit into the 1 MiB of shared memory: "
+        "an overload leaves out pieces of batches: raise ring_bytes to 3145728 or more"
+    )
+    assert ingest.misfits(RECENT) == [line]
+    assert ingest.misfits(RECENT + 0.1) == []
+
+
+def test_the_part_that_goes_live_is_told() -> None:
+    series = Series(claim("drop"))
+    series.decimator.kept = 0.25
+    assert series.gauge(0.0, (0, 0, True)).kept == 0.25
+
+
+def test_a_claim_that_says_something_else_begins_anew() -> None:
+    claims = Claims()
+    first = claims.take(claim("drop"))
+    assert claims.take(claim("drop")) is first
+    other = claims.take(claim("block"))
+    assert other is not first
+    assert list(claims) == [other]
+    assert claims.newest(EIGER.endpoint) is other
