@@ -109,7 +109,11 @@ def test_what_is_being_spilled_is_waited_for_until_it_is_in_a_file_or_its_ingest
     assert one.why(4) is None
     assert one.may_be_spilled(99, 110.0 + PATIENCE - 0.1)
     assert not one.may_be_spilled(99, 110.0 + PATIENCE)
-    assert one.may_be_spilled(4, 110.0 + PATIENCE), "its ingest lives"
+    assert not one.may_be_spilled(4, 110.0 + PATIENCE), "its ingest has not said so for long"
+    one.spilling("j", [(4, 8)], 111.0)
+    assert one.may_be_spilled(4, 110.0 + PATIENCE)
+    one.spilling("j", [(0, 2)], 112.0)
+    assert not one.may_be_spilled(0, 110.0 + PATIENCE), "a late word: it is in a file already"
 
 
 @pytest.mark.parametrize(("spills", "until"), [(True, PATIENCE), (False, 0.0)])

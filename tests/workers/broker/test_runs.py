@@ -164,6 +164,7 @@ def test_a_complete_run_is_kept_for_a_while_unless_it_goes_on(runs: Runs) -> Non
     pilc = runs.stream(Key("run", "pilc", "cfg"))
     assert pilc is not None
     assert pilc.total == 0, "of which the close said nothing"
+    assert runs.stale(131.0) == []
     runs.done(Done("run", "pilc", "cfg", [], True, 4, True))
     assert runs.stale(140.0) == [], "it is complete anew"
     assert runs.stale(170.1) == ["run"]
