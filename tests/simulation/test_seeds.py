@@ -18,6 +18,7 @@ FOUND = {
     265: "an EXPECT came before its STREAM_OPEN: it was dropped, counted as seen, and its frames called lost",
     349: "SQLite said that a commit had failed when all was on disk: the sink never knew of its rows",
     374: "a DONE from before RUN_CLOSE came late, and confirmed that no EXPECT was missing",
+    937: "all of before was found, and called lost while a stopped sink hadn't taken note of it",
 }
 
 

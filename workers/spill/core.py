@@ -174,9 +174,12 @@ class SpillBook:
         return [*searches, *self._queued.values()]
 
     def account(self, claim: Claim) -> tuple[int, int, bool]:
-        """Return how many frames and bytes of a stream were spilled, and whether all of before was found."""
+        """Return how many frames and bytes of a stream were spilled, and whether all of before was found.
+
+        It was when the ledger has it: what isn't in any file would else be called lost beside what nobody knows of yet.
+        """
         stream = self._streams.get((claim.run, claim.stream))
-        return (0, 0, False) if stream is None else (stream.spilled, stream.bytes, stream.searched)
+        return (0, 0, False) if stream is None else (stream.spilled, stream.bytes, stream.searched and not stream.told)
 
     def summary(self) -> dict[str, int]:
         """Return numbers for a person."""

@@ -51,6 +51,16 @@ def test_what_is_written_is_said_until_it_is_confirmed() -> None:
     assert book.account(CLAIM)[:2] == (2, 800)
 
 
+def test_all_of_before_is_found_when_the_ledger_has_it() -> None:
+    book = SpillBook(4096)
+    book.claim(CLAIM)
+    (message,) = book.written(Written("run", "eiger", [span(3, 2)], []), 1.0)
+    book.searched(Searched("run", "eiger"))
+    assert book.account(CLAIM) == (2, 0, False)
+    book.confirmed(message)
+    assert book.account(CLAIM) == (2, 0, True)
+
+
 def test_what_nobody_confirms_is_let_go_and_counted() -> None:
     book = SpillBook(4096)
     book.claim(CLAIM)
