@@ -18,9 +18,10 @@ BATCH_SECONDS: Final = 0.1
 """A batch holds about this long a piece of the scan: a result is never older than that by batching alone."""
 
 DEFAULT_BATCH: Final = 16
-BATCH_BYTES: Final = 128 << 20
-"""Most bytes of a batch, not compressed: two find room in a ring of 256 MiB, so that in an overload whole ones can be
-left out; and a worker, which may decode all of one, needs no more memory. An Eiger 4M's has 7 frames of 32 bits."""
+BATCH_BYTES: Final = 288 << 20
+"""Most bytes of a batch, not compressed: 16 frames of an Eiger 4M at 32 bits, which the kernel walks over together.
+Compressed, as they are in the ring, several such batches find room in its 256 MiB, so that in an overload whole ones
+can be left out; if frames compress so badly that they don't, `haltere status` says so."""
 MAX_SPANS: Final = 256
 UNNUMBERED: Final = 0
 """Serial of a message until the window numbers it."""
@@ -160,7 +161,7 @@ def batch_size(dwell: Any, inputs: Iterable[InputSpec] = ()) -> int:
     (20, 1, 64, 16)
     >>> large = [InputSpec("eiger_image", (2167, 2070), "<u4")]
     >>> batch_size(0.005, large), batch_size(1.0, large), batch_size(None, large)
-    (7, 1, 7)
+    (16, 1, 16)
     """
     size = sum(prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in inputs)
     most = max(min(BATCH_BYTES // max(size, 1), MAX_BATCH), 1)

@@ -144,8 +144,9 @@ class RecipeGroup:
         for name, output in layout.of_kind(self.outputs, "acc"):
             if output.shape:
                 data = self._data(f"total_{name}", name, self._axes(output))
+                labelled = [axis for axis in data.attrs["axes"] if axis != "."]
                 if data.attrs["axes"][-1] != ".":
-                    data.attrs["interpretation"] = "spectrum"
+                    data.attrs["interpretation"] = "image" if len(labelled) > 1 else "spectrum"
                 self.default = self.default or f"total_{name}"
 
     def add_spectra(self, instrument: h5py.Group) -> None:
