@@ -301,8 +301,12 @@ class Examiner:
         os.close(say)
         unfit: list[tuple[str, str]] = []
         with open(hear, encoding="utf8") as heard:
+            before = ""
             for number, line in enumerate(heard, 1):
                 module, key, code, by = json.loads(line)
+                if before not in ("", module):
+                    self.keep(before)
+                before = module
                 at_import = self.mutants[module][key].place in self.map.imports[module]
                 if code == UNFIT or (code == PASSED and at_import):
                     unfit.append((module, key))
