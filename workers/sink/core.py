@@ -340,6 +340,9 @@ class SinkCore:
                 books.rate(row.status, now)
                 self.counters.frames += row.n
             else:
+                # Of a run that was forgotten here, and is told anew by other recipes, the ledger has what is as before.
+                if not books.done.covers(row.first, row.first + row.n):
+                    books.mark(row.first, row.status)
                 self.counters.duplicates += 1
                 if row.run in self.runs:
                     self.runs[row.run].duplicates += 1

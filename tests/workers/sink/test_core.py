@@ -568,6 +568,34 @@ def test_only_the_newest_of_the_completed_runs_are_remembered(bench: Bench, monk
     assert bench.core.counters.unknown == 1
 
 
+def test_a_run_that_was_forgotten_completes_by_other_recipes_though_the_ledger_has_its_batches(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("haltere.workers.sink.core.REMEMBERED", 1)
+    bench.open(until=len(control()))
+    for message, payload in results():
+        bench.tell(WORKER, message, payload)
+    bench.commit()
+    bench.ledger.complete(RUN, 1.0)
+    bench.core.completed(RUN, 1.0)
+    serial = len(control())
+    for number in range(3):
+        bench.tell(DISPATCHER, other_run(number, serial := serial + 1))
+        bench.tell(DISPATCHER, RunClose(serial := serial + 1, f"run-{number}", [], "success", b"{}"))
+        bench.commit()
+        bench.core.completed(f"run-{number}", 1.0)
+    assert RUN not in bench.core.runs
+    for message in (msgspec.structs.replace(run_open(), processed="another"), *control()[1:]):
+        bench.tell(DISPATCHER, msgspec.structs.replace(message, serial=(serial := serial + 1)))
+    bench.commit()
+    bench.finished.clear()
+    for message, payload in results():
+        bench.tell(WORKER, message, payload)
+    assert {type(said) for _, said in bench.commit()} == {Done}
+    assert bench.finished == [RUN]
+    assert bench.core.runs[RUN].duplicates == len(results())
+
+
 def test_peers_beyond_the_bound_push_out_the_one_that_said_hello_first(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
