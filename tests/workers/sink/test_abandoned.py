@@ -12,7 +12,7 @@ from haltere.workers.ledger.reader import LedgerReader
 from haltere.workers.ledger.writer import Ledger
 from haltere.workers.sink.core import SinkCore
 from haltere.workers.sink.group import GROUP_SECONDS
-from haltere.workers.sink.tellers import ELSEWHERE, REASON, SILENT, Tellers
+from haltere.workers.sink.tellers import ELSEWHERE, LOOK, REASON, SILENT, Tellers
 from haltere.workers.wire.messages import Ack, Beat, Bye, Hello, RunClose, RunOpen
 
 from ..flying import RUN, build, control, results
@@ -208,3 +208,56 @@ def test_a_run_that_was_closed_can_be_told_anew_by_other_recipes(bench: Bench) -
     bench.later()
     assert (bench.core.runs[RUN].open.processed, bench.closed) == ("by others", False)
     assert bench.core.counters.late == 0
+
+
+@pytest.mark.parametrize(("gone", "patience"), [(True, SILENT), (None, ELSEWHERE)])
+def test_a_session_is_held_to_be_gone_when_it_was_silent_for_longer_than_that(
+    gone: bool | None, patience: float
+) -> None:
+    tellers = Tellers(gone=lambda _: gone)
+    tellers.opens(RUN, SESSION, NAME)
+    tellers.hears(SESSION, 100.0)
+    assert list(tellers.abandoned([RUN], 100.0 + patience)) == []
+    assert list(tellers.abandoned([RUN], 101.0 + patience)) == [RUN]
+
+
+def test_sessions_are_looked_at_now_and_then_and_at_once_when_one_leaves() -> None:
+    looked: list[str] = []
+
+    def gone(name: str) -> bool:
+        looked.append(name)
+        return False
+
+    tellers = Tellers({RUN: (SESSION, NAME), "other": (SESSION, NAME)}, gone)
+    tellers.hears(SESSION, 100.0)
+    for now in (200.0, 200.0 + LOOK / 2, 200.0 + LOOK):
+        assert list(tellers.abandoned([RUN, "other"], now)) == []
+    assert looked == [NAME, NAME], "once for both runs, and not again within a second"
+    tellers.leaves(SESSION)
+    assert list(tellers.abandoned([RUN], 200.0 + LOOK)) == [RUN]
+    tellers.hears(SESSION, 300.0)
+    assert list(tellers.abandoned([RUN], 300.0)) == [], "it is back"
+
+
+def test_a_run_that_is_told_anew_is_looked_at_though_it_was_closed_before() -> None:
+    tellers = Tellers({RUN: (SESSION, NAME)})
+    tellers.leaves(SESSION)
+    tellers.closes(RUN)
+    assert list(tellers.abandoned([RUN], 100.0)) == []
+    tellers.opens(RUN, SESSION, NAME)
+    assert list(tellers.abandoned([RUN], 100.0 + LOOK)) == [RUN]
+
+
+def test_what_is_known_of_a_session_is_forgotten_with_its_last_run() -> None:
+    tellers = Tellers()
+    tellers.forget("unknown")
+    for run in (RUN, "other"):
+        tellers.opens(run, SESSION, NAME)
+        tellers.closes(run)
+    tellers.hears(SESSION, 100.0)
+    tellers.leaves(SESSION)
+    tellers.forget(RUN)
+    assert (tellers.name(RUN), tellers.name("other")) == ("", NAME)
+    assert (set(tellers._heard), tellers._left) == ({SESSION}, {SESSION})
+    tellers.forget("other")
+    assert not any((tellers._runs, tellers._names, tellers._heard, tellers._left, tellers._closing))
