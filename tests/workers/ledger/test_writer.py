@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from haltere.workers.errors import FileError, SettingsError
+from haltere.workers.intervals import IntervalSet
 from haltere.workers.ledger.lock import only_writer, writer_of
 from haltere.workers.ledger.reader import LedgerReader
-from haltere.workers.ledger.rows import ConstRow, Group, Outcome
+from haltere.workers.ledger.rows import ConstRow, Group, Outcome, account, mark, stream_total
 from haltere.workers.ledger.writer import Ledger
 from haltere.workers.payload import Piece, pack, unpack
 from haltere.workers.wire.messages import LOST, QUARANTINED, RunOpen, StreamOpen
@@ -286,3 +287,149 @@ def test_a_transaction_that_could_not_be_taken_back_is_so_by_the_next_commit(led
 def test_a_path_is_known_once_a_run_has_it(ledger: Ledger) -> None:
     assert ledger.has_path("/x/scan_00017.nxs") is True
     assert ledger.has_path("/x/scan_00018.nxs") is False
+
+
+def test_it_is_on_stable_storage_when_a_commit_returns_in_pages_that_are_quick_to_copy(
+    ledger: Ledger, path: Path
+) -> None:
+    assert ledger.path == path
+    expected = {
+        "page_size": 16384,
+        "journal_mode": "wal",
+        "wal_autocheckpoint": 4096,
+        "synchronous": 2,  # full
+        "journal_size_limit": 64 << 20,
+    }
+    assert {name: ledger._db.execute(f"pragma {name}").fetchone()[0] for name in expected} == expected
+
+
+def test_a_commit_that_fails_over_what_is_there_already_says_so_and_counts_nothing(ledger: Ledger, path: Path) -> None:
+    group = Group(batches=[row(0)])
+    ledger.commit(group, 1.0)
+    reader, number, done = LedgerReader(path), 0, None
+    while done is None:
+        number += 1
+        ledger._db.set_progress_handler(Steps(number), 1)
+        try:
+            done = ledger.commit(group, 2.0)
+        except sqlite3.Error:
+            assert not ledger._db.in_transaction, "or readers would wait, and what is written next be lost"
+        else:
+            assert done == Outcome([], [False])
+        ledger._db.set_progress_handler(None, 0)
+        run = reader.run(RUN)
+        assert run is not None
+        assert run.duplicates == (done is not None)
+    assert number > 10
+
+
+def test_duplicates_that_were_seen_before_are_counted_until_the_run_is_complete(ledger: Ledger, path: Path) -> None:
+    ledger.commit(Group(duplicates={RUN: 3}), 1.0)
+    ledger.commit(Group(duplicates={RUN: 2}), 1.0)
+    ledger.complete(RUN, 2.0)
+    ledger.commit(Group(duplicates={RUN: 1}, batches=[row(0)]), 3.0)
+    ledger.commit(Group(batches=[row(0)]), 4.0)
+    run = LedgerReader(path).run(RUN)
+    assert run is not None
+    assert run.duplicates == 5
+
+
+def test_who_tells_of_a_run_is_known_until_it_is_complete(ledger: Ledger) -> None:
+    ledger.commit(Group(control=[(run_open(), None)], tellers={RUN: (7, "a"), "another": (8, "b")}), 1.0)
+    assert ledger.tellers() == {RUN: (7, "a")}
+    ledger.commit(Group(sessions={9: 4}, tellers={RUN: (9, "c")}), 1.0)
+    ledger.commit(Group(sessions={9: 5}), 1.0)
+    assert ledger.tellers() == {RUN: (9, "c")}
+    assert ledger.sessions() == {9: 5}
+    ledger.complete(RUN, 2.0, "the disk is full")
+    assert ledger.tellers() == {}
+
+
+def test_a_run_is_complete_once(ledger: Ledger, path: Path) -> None:
+    ledger.complete(RUN, 2.0, "the disk is full")
+    ledger.complete(RUN, 3.0)
+    run = LedgerReader(path).run(RUN)
+    assert run is not None
+    assert (run.completed, run.nexus_error) == (2.0, "the disk is full")
+
+
+def test_later_runs_have_later_times_whatever_the_clock_does(path: Path) -> None:
+    ledger = Ledger(path)
+    for number, now in enumerate((0.5, 0.25, 2000.0)):
+        other = RunOpen(1, f"run-{number}", f"processed-{number}", b"{}")
+        ledger.commit(Group(control=[(other, None)]), now)
+    opened = sorted(run.opened_at for run in LedgerReader(path).runs())
+    assert opened == pytest.approx([0.5, 0.500002, 2000.0], abs=1e-7)
+
+
+def test_a_run_that_is_no_first_reduction_knows_the_raw_one(ledger: Ledger, path: Path) -> None:
+    ledger.commit(Group(control=[(RunOpen(1, "r-1", "p-1", b'{"uid": "raw"}'), None)]), 1.0)
+    ledger.commit(Group(control=[(RunOpen(1, "r-2", "p-2", b"{}"), None)]), 1.0)
+    assert {run.run: run.raw for run in LedgerReader(path).runs()} == {RUN: RUN, "r-1": "raw", "r-2": "r-2"}
+
+
+def test_a_group_is_held_if_all_of_it_is(ledger: Ledger) -> None:
+    assert ledger._holds(Group(control=[(EIGER, None)]))
+    for group in (
+        Group(control=[(RunOpen(1, "r-1", "p-1", b"{}"), None)]),
+        Group(batches=[row(0)]),
+        Group(sessions={7: 1}),
+    ):
+        assert not ledger._holds(group)
+        ledger.commit(group, 1.0)
+        assert ledger._holds(group)
+    assert not ledger._holds(Group(batches=[row(0), row(4)]))
+    assert not ledger._holds(Group(sessions={7: 2}))
+
+
+def test_a_closed_ledger_takes_nothing_more(ledger: Ledger) -> None:
+    ledger.close()
+    ledger.close()
+    with pytest.raises(sqlite3.ProgrammingError):
+        ledger.sessions()
+
+
+def test_each_run_that_opens_gets_a_path_if_it_has_none() -> None:
+    group = Group(control=[(run_open(), None), (run_open(), "/x/a.nxs"), (EIGER, None)])
+    group.name_files(lambda message: f"/new/{message.run}.nxs")
+    assert [path for _, path in group.control] == [f"/new/{RUN}.nxs", "/x/a.nxs", None]
+
+
+def test_drops_alone_are_no_reason_to_commit_and_anything_else_is() -> None:
+    assert not Group()
+    assert not Group(drops={(RUN, "eiger"): (1, [("ring-full", 1)])}, tellers={RUN: (7, "a")})
+    for group in (
+        Group(control=[(EIGER, None)]),
+        Group(batches=[row(0)]),
+        Group(sessions={7: 1}),
+        Group(duplicates={RUN: 1}),
+    ):
+        assert group
+
+
+def test_each_frame_of_a_batch_is_marked_by_its_status() -> None:
+    sets = tuple(IntervalSet() for _ in range(4))
+    mark(sets, 10, bytes([0, 0, QUARANTINED, LOST, LOST, 0]))
+    mark(sets, 99, b"")
+    mark(sets, 20, bytes([1]))
+    assert sets[0].ranges() == [(10, 12), (15, 16)]
+    assert sets[1].ranges() == [(20, 21)]
+    assert sets[QUARANTINED].ranges() == [(12, 13)]
+    assert sets[LOST].ranges() == [(13, 15)]
+    open_, closed = account(sets, 15, closed=False), account(sets, 15, closed=True)
+    assert open_["intervals"]["live"] == [[10, 12], [15, 16]]
+    assert (open_["live"], open_["backfilled"], open_["expected"]) == (3, 1, 15)
+    assert closed["intervals"] == {"live": [[10, 12]], "backfilled": [], "quarantined": [[12, 13]], "lost": [[13, 15]]}
+    assert (closed["live"], closed["lost"]) == (2, 2)
+    assert account(sets, 14, closed=True)["intervals"]["lost"] == [[13, 14]]
+
+
+def test_a_stream_has_as_many_frames_as_its_close_says_or_as_far_as_was_promised() -> None:
+    promised = IntervalSet()
+    assert stream_total(None, "eiger", None) == 0
+    assert stream_total(None, "eiger", promised) == 0
+    promised.add(0, 4)
+    promised.add(8, 9)
+    assert stream_total(None, "eiger", promised) == 9
+    assert stream_total({"pilc": 3}, "eiger", promised) == 9
+    assert stream_total({"eiger": 3}, "eiger", promised) == 3
