@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -131,3 +132,65 @@ def test_every_frame_is_pending_confirmed_or_dropped_and_its_memory_given_back_o
 
 def test_what_was_written_of_a_stream_that_is_not_known_any_more_is_told_to_nobody() -> None:
     assert SpillBook(4096).written(Written("gone", "eiger", [span(3)], [0]), 1.0) == []
+
+
+def test_what_is_in_a_file_is_not_given_up_any_more_and_counts_once() -> None:
+    book = SpillBook(4096)
+    book.claim(CLAIM)
+    order = put(book, 3)
+    assert order is not None
+    for _ in range(2):
+        assert book.written(Written("run", "eiger", [span(3)], [order.offset]), 1.0) == [
+            Spilled(0, "run", "eiger", [span(3)])
+        ]
+    assert book.overdue(PATIENCE + 1) == []
+    assert book.account(CLAIM) == (2, 400, False)
+    assert book.arena.used == 0
+
+
+def test_what_is_not_confirmed_is_said_again_each_second_and_let_go_after_the_last() -> None:
+    book = SpillBook(4096)
+    book.claim(CLAIM)
+    (message,) = book.written(Written("run", "eiger", [span(3)], []), 100.0)
+    for now, said in ((100.5, 0), (101.0, 1), (101.5, 0), (102.0, 1), (100.0 + ABANDON, 1), (100.5 + ABANDON, 0)):
+        assert book.due(now) == [message] * said
+    assert book.due(101.0 + ABANDON, everything=True) == []
+    assert book.pending() == []
+    assert book.summary()["abandoned"] == 1
+
+
+def test_of_a_stream_that_does_not_spill_nothing_is_known() -> None:
+    book = SpillBook(4096)
+    assert book.account(CLAIM) == (0, 0, False)
+    book.searched(Searched("run", "eiger"))
+    book.confirmed(Spilled(0, "run", "eiger", [span(3)]))
+    assert book.refused(Refused([0], "spill-full")) == []
+    assert set(book.summary().values()) == {0}
+
+
+def test_the_summary_adds_streams_up() -> None:
+    book = SpillBook(4096)
+    for stream in ("eiger", "merlin"):
+        claim = Claim("tcp://eiger", 12, "run", stream, "image", 20, "spill")
+        book.claim(claim)
+        orders = [book.put(claim, (2, 3), "<u2", "none", frame, 400, 0.0) for frame in (3, 4)]
+        assert orders[0] is not None
+        book.written(Written("run", stream, [span(3)], [orders[0].offset]), 1.0)
+    assert book.summary() == {"spilled": 2, "spilled_bytes": 800, "spilling": 2, "unconfirmed": 2, "abandoned": 0}
+
+
+def test_messages_are_filled_with_spans_up_to_both_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sizes(files: list[FileSpan]) -> list[int]:
+        book = SpillBook(4096)
+        book.claim(CLAIM)
+        return [len(message.files) for message in book.written(Written("run", "eiger", files, []), 0.0)]
+
+    assert sizes([span(at) for at in range(2 * MAX_SPANS + 1)]) == [MAX_SPANS, MAX_SPANS, 1]
+    one = len(span(0).uri) + len(span(0).dataset) + 60
+    monkeypatch.setattr("haltere.workers.spill.core.MAX_BYTES", 2 * one)
+    assert sizes([span(at) for at in range(5)]) == [2, 2, 1]
+    monkeypatch.setattr("haltere.workers.spill.core.MAX_BYTES", 2 * one - 1)
+    assert sizes([span(at) for at in range(2)]) == [1, 1]
+    monkeypatch.setattr("haltere.workers.spill.core.MAX_BYTES", 1)
+    assert sizes([span(at) for at in range(2)]) == [1, 1]
+    assert sizes([]) == []
