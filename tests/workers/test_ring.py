@@ -166,15 +166,18 @@ def test_a_reader_keeps_what_it_has_mapped_when_the_ring_goes(ring: Ring) -> Non
     view.close()
 
 
-def test_the_ring_of_a_killed_process_is_swept_and_a_living_ones_is_not(ring: Ring) -> None:
+def test_the_ring_of_a_killed_process_is_swept_and_a_living_ones_is_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("haltere.workers.ring.FOLDER", tmp_path)  # where no other test sweeps
     program = "import os, pathlib, signal\nfrom haltere.workers import ring\n"
-    program += f"ring.FOLDER = pathlib.Path({str(FOLDER)!r})\n"
+    program += f"ring.FOLDER = pathlib.Path({str(tmp_path)!r})\n"
     program += "r = ring.Ring.create(65536)\nprint(r.name, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
-    dead = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip()
-    assert (FOLDER / dead).exists()
-    assert dead in sweep()
-    assert not (FOLDER / dead).exists()
-    assert (FOLDER / ring.name).exists()
+    with Ring.create(SIZE) as ring:
+        dead = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip()
+        assert (tmp_path / dead).stat().st_size == 65536
+        assert sweep() == [dead]
+        assert [path.name for path in tmp_path.iterdir()] == [ring.name]
 
 
 def test_a_ring_larger_than_shared_memory_is_refused_in_one_line() -> None:
