@@ -100,6 +100,24 @@ def test_a_session_that_is_gone_has_its_run_closed_with_what_was_promised(bench:
     assert bench.later(10 * SILENT) == [], "it is closed once"
 
 
+def test_a_run_is_closed_once_though_the_disk_takes_its_time(bench: Bench) -> None:
+    bench.tell(Bye(SESSION))
+    for _ in range(2):
+        bench.core.close_abandoned(bench.now, 1000.0)
+        bench.now += 2 * LOOK
+    assert bench.core.counters.abandoned == 1
+    group = bench.core.take(bench.now)
+    assert group is not None
+    assert len(group.control) == 1
+
+
+def test_a_close_goes_to_the_disk_with_what_else_comes_in_a_while(bench: Bench) -> None:
+    bench.tell(Bye(SESSION))
+    bench.core.close_abandoned(bench.now, 1000.0)
+    assert bench.core.take(bench.now) is None
+    assert bench.core.take(bench.now + 2 * GROUP_SECONDS) is not None
+
+
 def test_beats_say_that_a_session_lives_whatever_can_be_seen_of_it(bench: Bench) -> None:
     bench.gone = True
     for _ in range(20):
@@ -161,7 +179,7 @@ def test_who_comes_back_too_late_is_answered_counted_and_told_once(
     caplog.clear()
     rest, known = control()[5:], list(bench.core.runs[RUN].control)
     for message in rest:
-        bench.tell(message)
+        assert bench.tell(message) == []
     assert (PEER, Ack(SESSION, len(control()))) in bench.later()
     assert bench.core.runs[RUN].totals == {"eiger": PROMISED, "pilc": PROMISED}
     assert bench.core.counters.late == len(rest)

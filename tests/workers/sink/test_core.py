@@ -16,7 +16,7 @@ from haltere.workers.ledger.rows import Outcome, RunRow
 from haltere.workers.ledger.writer import Ledger
 from haltere.workers.reducers.base import Output
 from haltere.workers.sink.books import MAX_RANGES, Phase
-from haltere.workers.sink.core import FULL_SECONDS, SinkCore
+from haltere.workers.sink.core import BEAT_MS, FULL_SECONDS, LEASE_MS, SinkCore
 from haltere.workers.sink.group import GROUP_SECONDS
 from haltere.workers.wire.messages import (
     LIVE,
@@ -95,7 +95,9 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def test_control_messages_are_acknowledged_together_after_the_commit(bench: Bench) -> None:
-    bench.tell(DISPATCHER, Hello(1, "dispatcher", "session", 7))
+    assert bench.tell(DISPATCHER, Hello(1, "dispatcher", "session", 7)) == [
+        (DISPATCHER, Welcome(1, 1, LEASE_MS, BEAT_MS))
+    ]
     for message in control():
         assert bench.tell(DISPATCHER, message) == []
     assert bench.commit() == [(DISPATCHER, Ack(7, len(control())))]
@@ -104,8 +106,8 @@ def test_control_messages_are_acknowledged_together_after_the_commit(bench: Benc
 def test_drops_are_committed_with_what_is_committed_anyhow_and_only_the_brokers(bench: Bench) -> None:
     bench.open()
     bench.tell(BROKER, Hello(1, "broker", "broker", 3))
-    bench.tell(BROKER, Drops(RUN, "eiger", 3, [("ring-full", 2)]))
-    bench.tell(DISPATCHER, Drops(RUN, "eiger", 3, [("ring-full", 99)]))
+    assert bench.tell(BROKER, Drops(RUN, "eiger", 3, [("ring-full", 2)])) == []
+    assert bench.tell(DISPATCHER, Drops(RUN, "eiger", 3, [("ring-full", 99)])) == []
     bench.tell(BROKER, Drops(RUN, "nobody", 3, [("ring-full", 99)]))
     bench.tell(BROKER, Drops("other", "eiger", 3, [("ring-full", 99)]))
     assert bench.commit() == []
@@ -114,6 +116,7 @@ def test_drops_are_committed_with_what_is_committed_anyhow_and_only_the_brokers(
     bench.commit()
     assert bench.accounting()["eiger"]["drops"] == {"decimated": 8, "ring-full": 2}
     assert bench.core.counters.unknown == 1
+    assert bench.tell(b"stranger", Drops(RUN, "eiger", 3, [])) == [(b"stranger", Welcome(1, 1, 0, 0))]
 
 
 def test_drops_that_are_told_when_the_account_is_closed_change_it_no_more(bench: Bench) -> None:
@@ -687,6 +690,7 @@ def test_what_comes_is_counted(bench: Bench) -> None:
     counters = bench.core.counters
     assert bench.core.runs[RUN].streams["eiger"].books.live.per_second(bench.now) > 0
     assert (counters.results, counters.frames, counters.commits, counters.duplicates) == (3, 2 * BATCH, 2, 1)
+    assert bench.core.runs[RUN].streams["eiger"].books.buffered == set()
 
 
 def test_a_refusal_names_the_whole_batch_and_its_token(bench: Bench) -> None:
@@ -785,7 +789,12 @@ def test_a_run_that_is_complete_is_forgotten_by_who_told_of_it_and_says_when_it_
         bench.tell(WORKER, message, payload)
     bench.commit()
     assert bench.core._tellers.name(RUN) == "session"
-    bench.core.completed(RUN, 1.0)
+    bench.tell(RECORDER, Hello(1, "recorder", "recorder", 1))
+    told = [
+        (RECORDER, Done(RUN, stream.stream, stream.cfg, [(0, FRAMES)], True, len(control()), True))
+        for stream in (EIGER, PILC)
+    ]
+    assert bench.core.completed(RUN, 1.0) == told
     assert bench.core._tellers.name(RUN) == ""
     assert bench.core.runs[RUN].phase is Phase.COMPLETED
 
@@ -809,7 +818,10 @@ def test_the_status_names_the_newest_runs(bench: Bench) -> None:
     for number in range(12):
         bench.tell(DISPATCHER, other_run(number, number + 1))
     bench.commit()
-    assert [run["run"] for run in bench.core.status(bench.now)["runs"]] == [f"run-{n}" for n in range(4, 12)]
+    bench.tell(DISPATCHER, msgspec.structs.replace(other_run(5, 13), processed="by other recipes"))
+    bench.commit()
+    newest = [f"run-{number}" for number in (4, 6, 7, 8, 9, 10, 11, 5)]
+    assert [run["run"] for run in bench.core.status(bench.now)["runs"]] == newest
 
 
 def test_const_outputs_go_to_the_disk_apart_from_their_batch(bench: Bench) -> None:

@@ -87,3 +87,14 @@ def test_a_runs_drops_are_left_out_and_no_others() -> None:
     grouping.group.drops = {(RUN, "eiger"): (1, []), ("other", "eiger"): (1, [])}
     grouping.withdraw_drops(RUN)
     assert list(grouping.group.drops) == [("other", "eiger")]
+
+
+def test_a_group_is_due_when_it_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("haltere.workers.sink.group.GROUP_SECONDS", 0.25)
+    grouping = Grouping()
+    grouping.add(row(0), [], b"a", NOW)
+    assert grouping.wait(NOW) == 0.25
+    group = grouping.take(NOW + 0.25)
+    assert group is not None
+    grouping.failed(OSError("full"), 0.0)
+    assert grouping.take(grouping.wait(0.0) or 0.0) is group
