@@ -23,6 +23,10 @@ BATCH_BYTES: Final = 288 << 20
 Compressed, as they are in the ring, several such batches find room in its 256 MiB, so that in an overload whole ones
 can be left out; if frames compress so badly that they don't, `haltere status` says so."""
 MAX_SPANS: Final = 256
+MAX_EXPECT: Final = MAX_CONTROL - 64
+"""Most bytes of an Expect before it is numbered."""
+BEYOND: Final = 2**40
+"""No frame has this number."""
 UNNUMBERED: Final = 0
 """Serial of a message until the window numbers it."""
 
@@ -52,7 +56,7 @@ class Key:
         if file.base is None:
             # Indices count within the resource. Some devices count over all the files of a key: then a later file's
             # first index is what the files before it hold.
-            file.base = index if self.rows and index == self.rows else 0
+            file.base = index if index == self.rows else 0
         self.rows += n
         if self.promised.gaps(first, first + n) != [(first, first + n)]:
             return False
@@ -87,12 +91,10 @@ class Stream:
 
     def promised(self) -> int:
         """Return where the frames end that every key has promised without a gap from ``next`` on."""
-        stop = self.next if self.refused else None
-        for key in self.keys.values():
-            gaps = key.promised.gaps(self.next, 2**40)
-            reach = gaps[0][0] if gaps else 2**40
-            stop = reach if stop is None else min(stop, reach)
-        return self.next if stop is None else max(stop, self.next)
+        if self.refused:
+            return self.next
+        gaps = (key.promised.gaps(self.next, BEYOND) for key in self.keys.values())
+        return min((each[0][0] if each else BEYOND for each in gaps), default=self.next)
 
     def expect(self, run: str) -> Expect:
         """Take what one message can say of the frames that no Expect has named yet; its serial is 0.
@@ -108,13 +110,13 @@ class Stream:
             files = [span for span in spans if span is not None]
             message = Expect(UNNUMBERED, run, self.name, first, stop, files)
             size = len(encode(message))
-            if len(files) <= MAX_SPANS and size < MAX_CONTROL - 64:
+            if len(files) <= MAX_SPANS and size <= MAX_EXPECT:
                 break
             if stop - first == 1:
                 self.refused = True
                 raise WireError(
                     f"frame {first} lies in {len(files)} files or datasets, to name them takes {size} bytes, and "
-                    f"{MAX_SPANS} and {MAX_CONTROL - 64} can be: fewer data keys, or shorter paths, would do"
+                    f"{MAX_SPANS} and {MAX_EXPECT} can be: fewer data keys, or shorter paths, would do"
                 )
             stop = first + (stop - first) // 2
         try:
@@ -124,7 +126,7 @@ class Stream:
             raise
         self.next = stop
         for key in self.keys.values():
-            rest = [cut(span, stop, 2**40) for span in key.spans]
+            rest = [cut(span, stop, BEYOND) for span in key.spans]
             key.spans = [span for span in rest if span is not None]
         return message
 

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from haltere.callbacks.dispatch_core import DispatchCore
-from haltere.callbacks.dispatch_streams import input_spec
 from haltere.callbacks.dispatch_window import WINDOW
 from haltere.callbacks.reduction import Reduction
 from haltere.workers import recipes as recipe_rules
@@ -496,12 +495,6 @@ def test_nothing_is_said_of_a_detector_that_no_recipe_wants(measured: Any, caplo
     (stream,) = of(StreamOpen, dispatched(documents, POSITIONS))
     assert [each.key for each in stream.inputs] == ["pilc_y"]
     assert "data key pilc_x can't be reduced: type <U8 isn't a number's" in caplog.text
-
-
-@pytest.mark.parametrize("described", [{"shape": [None, 3], "dtype_numpy": "<u2"}, {"shape": []}, {"dtype_numpy": []}])
-def test_a_key_without_a_fixed_shape_or_type_of_number_is_none(described: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="isn't"):
-        input_spec("key", described)
 
 
 def old_resource(doc: dict[str, Any]) -> dict[str, Any]:

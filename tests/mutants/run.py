@@ -81,6 +81,8 @@ TESTS: Final = (
     "workers/wire/test_messages.py",
     "workers/wire/test_simplon.py",
     "workers/wire/test_xspress3.py",
+    "callbacks/test_dispatch_window.py",
+    "callbacks/test_dispatch_streams.py",
     "callbacks/test_dispatch_core.py",
     "callbacks/test_processed_documents.py",
     "simulation/test_seeds.py",
