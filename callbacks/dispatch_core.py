@@ -255,9 +255,10 @@ class DispatchCore:
         self._files[doc["uid"]] = (run, File(key, uri, str(dataset), base))
 
     def _stream_datum(self, doc: Document) -> None:
-        run, file = self._files.get(doc["stream_resource"], (None, None))
-        if run is None or file is None:
+        known = self._files.get(doc["stream_resource"])
+        if known is None:
             return
+        run, file = known
         stream = run.by_descriptor.get(doc["descriptor"], {}).get(file.key)
         if stream is None:
             return

@@ -166,7 +166,7 @@ def batch_size(dwell: Any, inputs: Iterable[InputSpec] = ()) -> int:
     (16, 1, 16)
     """
     size = sum(prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in inputs)
-    most = max(min(BATCH_BYTES // max(size, 1), MAX_BATCH), 1)
+    most = max(min(BATCH_BYTES // size, MAX_BATCH), 1) if size else MAX_BATCH
     if not isinstance(dwell, int | float) or not dwell > 0:
         return min(DEFAULT_BATCH, most)
     return int(min(max(round(BATCH_SECONDS / dwell), 1), most))

@@ -89,6 +89,8 @@ class Stream:
     described: bool = False
     place: Place = Place.HOLE
     next: int = 0
+    _givers: dict[str, str] = field(default_factory=dict)
+    """For each of the columns its recipe; if more than one has it, the first."""
     _kept: dict[str, array[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -102,8 +104,9 @@ class Stream:
             navs = {name: each for name, each in outputs.items() if each.kind == "nav"}
             self.scalars[spec.name] = [name for name, each in navs.items() if each.shape == ()]
             self.arrays[spec.name] = [name for name, each in navs.items() if each.shape != ()]
-            if spec.reducer == "columns":
-                self.columns.update({name: outputs[name] for name in self.scalars[spec.name]})
+            for name in self.scalars[spec.name] if spec.reducer == "columns" else []:
+                self.columns.setdefault(name, outputs[name])
+                self._givers.setdefault(name, spec.name)
 
     @property
     def lacks_consts(self) -> bool:
@@ -122,9 +125,11 @@ class Stream:
         return self.next >= stop or self.place is Place.ENDED
 
     def move(self, event: CursorEvent) -> None:
-        """Go where the table says."""
+        """Go where the table says. At the end nothing waits any more: what lies beyond was never promised."""
         if _STANDS.get(event) is not self.place:
             self.place = CURSOR.move(self.place, event)
+        if self.place is Place.ENDED:
+            self.waiting.clear()
 
     def end(self) -> None:
         """Await no batch any more."""
@@ -133,10 +138,8 @@ class Stream:
 
     def remember(self, page: Page) -> None:
         """Keep the page's columns for others."""
-        for spec in self.specs:
-            for name in self.scalars[spec.name]:
-                if spec.reducer == "columns" and name in self.columns:
-                    self._kept.setdefault(name, array("d")).extend(page.columns[spec.name, name])
+        for name, recipe in self._givers.items():
+            self._kept.setdefault(name, array("d")).extend(page.columns[recipe, name])
 
     def positions(self, name: str, first: int, stop: int) -> list[float]:
         """Return a column for frames ``[first, stop)``, NaN where there is none."""
@@ -173,10 +176,9 @@ class Page:
     def cut(self, total: int) -> None:
         """Leave out frames that were never promised: those from ``total`` on."""
         n = max(min(self.stop, total) - self.first, 0)
-        if self.first + n < self.stop:
-            self.stop = self.first + n
-            self.status = self.status[:n]
-            self.columns = {key: values[:n] for key, values in self.columns.items()}
+        self.stop = self.first + n
+        self.status = self.status[:n]
+        self.columns = {key: values[:n] for key, values in self.columns.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +238,9 @@ class Cursor:
     def batch(self, row: BatchRow, consts: Iterable[ConstRow]) -> Iterator[Turn]:
         """Take a committed batch, with its stream's const outputs; give the pages whose turn has come."""
         stream = self.streams.get(row.stream)
-        if stream is None or row.cfg != stream.open.cfg or row.first < stream.next or row.first in stream.waiting:
+        if stream is None or row.cfg != stream.open.cfg or stream.place is Place.ENDED:
+            return iter(())
+        if row.first < stream.next or row.first in stream.waiting:
             return iter(())
         if not stream.consts:
             stream.consts = {(each.spec.recipe, each.spec.name): axis(each) for each in consts}

@@ -75,7 +75,6 @@ class ProcessedDocuments:
     """
 
     def __init__(self, run: str, processed: str, start: Document, opened_at: float, nexus: str | None) -> None:
-        self.run = run
         self.processed = processed
         self.raw = str(start.get("uid", run))
         self._raw_start = start
@@ -265,7 +264,7 @@ class ProcessedDocuments:
             )
         ]
         for name in arrays:
-            size = max(prod(outputs[name].shape) * np.dtype(outputs[name].dtype).itemsize, 1)
+            size = prod(outputs[name].shape) * np.dtype(outputs[name].dtype).itemsize
             found.append(
                 (
                     "stream_resource",
@@ -278,7 +277,7 @@ class ProcessedDocuments:
                         "parameters": {
                             "dataset": f"/entry/{spec.name}/{name}",
                             "swmr": True,
-                            "chunk_shape": [max(CHUNK_BYTES // size, 1)],
+                            "chunk_shape": [max(CHUNK_BYTES // size, 1) if size else 1],
                         },
                     },
                 )

@@ -205,6 +205,22 @@ def test_frames_that_no_file_keeps_are_promised_and_said_to_be_at_risk(
     assert "eiger_image is kept in no file: what finds no room is lost; give its recipes policy spill" in caplog.text
 
 
+@pytest.mark.parametrize(("policy", "again"), [("spill", False), ("drop", True), ("spill", True)])
+def test_frames_in_no_file_are_at_no_risk_if_they_are_spilled_or_the_run_is_over(
+    measured: Any, caplog: pytest.LogCaptureFixture, policy: Any, again: bool
+) -> None:
+    scan = measured()
+    kept = Recipe("xrd", "azimuthal", "eiger", XRD.params, policy=policy)
+    reduction = Reduction(scan.uid, "again", "again", (kept, POSITIONS), {}) if again else None
+    core = greeted(DispatchCore(1, [kept, POSITIONS], reduction=reduction))
+    for name, doc in scan.documents():
+        if name == "stream_resource" and doc["data_key"] == "eiger_image":
+            doc = {**doc, "mimetype": STREAMED, "uri": "tcp://eiger:9999", "parameters": {"series": 12}}
+        core.document(name, doc)
+    assert max(each.stop for each in of(Expect, told(core)) if each.stream == "eiger") == 24
+    assert caplog.records == []
+
+
 def test_a_recipe_that_does_not_fit_its_input_is_one_line(measured: Any, caplog: pytest.LogCaptureFixture) -> None:
     misfit = Recipe("xrd", "azimuthal", "pilc", XRD.params)
     assert [each.stream for each in of(StreamOpen, dispatched(measured().documents(), misfit, POSITIONS))] == ["pilc"]
@@ -224,6 +240,12 @@ def test_files_outside_of_the_roots_are_warned_of(
     for name, doc in measured().documents():
         core.document(name, doc)
     assert "lies outside of the folders that the workers may read" in caplog.text
+    caplog.clear()
+    scan = measured()
+    core = greeted(DispatchCore(1, [POSITIONS], roots=[tmp_path, scan.folder]))
+    for name, doc in scan.documents():
+        core.document(name, doc)
+    assert caplog.records == []
 
 
 def test_a_start_document_beyond_the_limit_is_sent_without_its_largest_values(measured: Any) -> None:
@@ -287,6 +309,24 @@ def test_promises_that_are_too_long_for_one_message_are_split() -> None:
         core.heard(Ack(1, messages[-1].serial), 1000.0)  # type: ignore[union-attr]
     assert max(sizes) <= MAX_CONTROL
     assert [span.first for span in found] == list(range(400))
+
+
+def test_promises_in_many_messages_come_one_after_the_other_and_before_the_end(
+    measured: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("haltere.callbacks.dispatch_streams.MAX_SPANS", 2)
+    monkeypatch.setattr("haltere.callbacks.dispatch_window.WINDOW", 1)
+    core = greeted(DispatchCore(1, [XRD, POSITIONS]))
+    for name, doc in measured(per_file=4).documents():
+        core.document(name, doc)
+    found: list[Any] = []
+    while data := core.outgoing(1000.0):
+        (message,) = map(decode, data)
+        found.append(message)
+        core.heard(Ack(1, found[-1].serial), 1000.0)
+    assert [type(each) for each in found[:3]] == [RunOpen, StreamOpen, StreamOpen]
+    assert [total.n for total in found[-1].totals] == [24, 24]
+    assert spans(found, "eiger", "eiger_image") == {frame: (f"{frame // 4}.h5", frame % 4) for frame in range(24)}
 
 
 # --- the sink comes and goes -----------------------------------------------------------------------------------------
@@ -411,6 +451,29 @@ def test_a_sink_that_dies_at_any_time_hears_everything_once_and_in_order(faults:
     assert promised[0][0] == 0
     assert promised[-1][1] == 30
     assert all(a[1] == b[0] for a, b in pairwise(promised))
+
+
+def test_it_is_idle_while_there_is_nothing_to_tell_and_silence_is_no_reason_to_greet_anew_then(measured: Any) -> None:
+    core = greeted(DispatchCore(1, [POSITIONS]))
+    *documents, (_, stop) = measured().documents()
+    assert core.idle is True
+    core.document(*documents[0])
+    assert core.idle is False
+    told(core)
+    assert core.idle is True
+    for name, doc in documents[1:]:
+        core.document(name, doc)
+    assert core.idle is False
+    told(core)
+    assert core.idle is True, "what is to come of the run isn't known"
+    assert core.outgoing(5000.0) == []
+    core.document("stop", stop)
+    assert core.idle is False
+    (closed,) = core.outgoing(5000.5)
+    assert not core.impatient(5001.4)
+    assert core.impatient(5001.6)
+    core.heard(Ack(1, decode(closed).serial), 5001.7)
+    assert core.idle is True
 
 
 def test_no_more_than_a_window_is_on_its_way() -> None:
@@ -631,6 +694,12 @@ def test_a_warning_is_told_once_and_the_memory_of_that_is_bounded(
     assert len(caplog.records) == 5
     core.heard(Ack(1, 0), 2000.0)
     assert core._warned == set(), "no run is left"
+    scan = measured()
+    core = greeted(DispatchCore(1, [POSITIONS]))
+    core.document(*next(scan.documents()))
+    core._warn("run", "e")
+    told(core)
+    assert core._warned == {("run", "e")}, "everything was told, but the run goes on"
 
 
 def test_what_the_sink_is_still_to_be_told_can_be_asked_for(measured: Any) -> None:
@@ -655,5 +724,6 @@ def test_a_reduction_takes_the_documents_of_its_run_alone_and_says_what_it_is(me
     assert {each.run for each in messages} == {"again"}
     (opened,), (stream,) = of(RunOpen, messages), of(StreamOpen, messages)
     assert opened.processed == "again"
-    assert json.loads(opened.start)["supersedes"] == "before"
+    assert (json.loads(opened.start)["uid"], json.loads(opened.start)["supersedes"]) == (scan.uid, "before")
     assert (stream.stream, stream.batch, stream.total) == ("pilc", 5, 24)
+    assert spans(messages, "pilc", "pilc_x") == {frame: ("pilc.h5", frame) for frame in range(24)}

@@ -12,12 +12,14 @@ from event_model import DocumentNames, schema_validators
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haltere.callbacks.processed_documents import Named, ProcessedDocuments
+from haltere.callbacks.processed_documents import CHUNK_BYTES, Named, ProcessedDocuments
 from haltere.callbacks.processed_keys import MOST_INTERVALS, frames
+from haltere.workers import recipes as recipe_rules
 from haltere.workers.errors import ReductionError
 from haltere.workers.ledger.rows import BatchRow, ConstRow
 from haltere.workers.payload import Piece, pack
 from haltere.workers.recipes import Recipe, cfg_hash
+from haltere.workers.reducers.base import Output
 from haltere.workers.wire.messages import BACKFILLED, LIVE, LOST, QUARANTINED, InputSpec, StreamOpen
 
 PONI = {"dist": 0.1, "poni1": 0.0004, "poni2": 0.0004, "pixel1": 1e-4, "pixel2": 1e-4}
@@ -295,6 +297,17 @@ def test_what_waits_is_counted_in_frames() -> None:
     assert made.waiting == 0
 
 
+def test_hints_without_a_recipe_of_positions_are_passed_on_as_they_are() -> None:
+    known: Any = START["recipes"]
+    for start in ({**START, "recipes": known[:1]}, {**START, "recipes": None}):
+        ((_, doc),) = ProcessedDocuments("raw", "processed", start, 999.0, NEXUS).start()
+        assert doc["hints"] == START["hints"]
+    start = {**START, "recipes": [*known, "nonsense", ["name"], {"reducer": "columns"}, {"name": "alone"}]}
+    ((_, doc),) = ProcessedDocuments("raw", "processed", start, 999.0, NEXUS).start()
+    assert doc["provenance"]["recipes"] == [*known, {"name": "alone"}]
+    assert doc["provenance"]["cfg"] == {"xrd": EIGER.cfg, "positions": PILC.cfg, "alone": ""}
+
+
 @pytest.mark.parametrize(("hints", "kept"), [(None, {}), ("nonsense", {}), ({"gridding": "rectilinear"}, None)])
 def test_hints_that_name_no_dimensions_are_passed_on_as_they_are(hints: Any, kept: Any) -> None:
     made = ProcessedDocuments("raw", "processed", {**START, "hints": hints}, 999.0, NEXUS)
@@ -320,3 +333,140 @@ def test_an_account_beyond_what_a_document_holds_says_how_much_it_leaves_out() -
     assert (said["intervals_left_out"], said["reasons_left_out"]) == ({"live": 2}, 3)
     assert [len(said["intervals"][name]) for name in ("live", "lost")] == [MOST_INTERVALS, 1]
     assert len(said["reasons"]) == MOST_INTERVALS
+
+
+def const(name: str, values: Any, recipe: str = "xrd") -> ConstRow:
+    (spec,), payload = pack([Piece(recipe, "const", name, np.asarray(values))])
+    return ConstRow("raw", "eiger", EIGER.cfg, spec, bytes(payload))
+
+
+def described(
+    monkeypatch: pytest.MonkeyPatch, outputs: dict[str, Output], columns: dict[str, Output], consts: list[ConstRow]
+) -> list[Named]:
+    """Return the documents of four frames of a recipe ``xrd`` with these outputs, to which ``columns`` are joined."""
+    monkeypatch.setattr(recipe_rules, "outputs", lambda spec, inputs: outputs if spec.name == "xrd" else columns)
+    made = composer()
+    status = bytes([LOST] * 4)
+    positions = row(PILC, 0)
+    empty = BatchRow("raw", "eiger", EIGER.cfg, 4, 4, status, [], 1, "w", [], b"", 1007.0, 7)
+    first = BatchRow("raw", "eiger", EIGER.cfg, 0, 4, status, [], 1, "w", [], b"", 1004.0, 4)
+    found = made.batch(first, consts)
+    found += made.batch(positions)
+    found += made.batch(row(PILC, 5))
+    return found + made.batch(empty)
+
+
+def test_a_descriptor_says_all_of_its_columns_arrays_and_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = {
+        "total": Output("nav", (), "<f4", "counts"),
+        "pilc_y": Output("nav", (), "<u2"),
+        "pattern": Output("nav", (4,), "<f4", "", "", ("q",)),
+        "q": Output("const", (4,), "<f8", "1/nm"),
+    }
+    columns = {name: Output("nav", (), "<f8", "um") for name in ("pilc_x", "pilc_y", "pilc_time")}
+    consts = [
+        const("q", [1.0, 2.0, 3.0, 4.0]),
+        const("more", [5.0, 6.0]),
+        const("table", [[1.0]]),
+        const("policy", [1.0]),
+        const("other", [1.0], "another"),
+    ]
+    documents = described(monkeypatch, outputs, columns, consts)
+    (descriptor,) = [doc for name, doc in documents if name == "descriptor" and doc["name"] == "xrd"]
+    schema_validators[DocumentNames["descriptor"]].validate(descriptor)
+    column = {"source": "recipe:xrd", "shape": [], "object_name": "xrd"}
+    whole = {**column, "dtype": "integer", "dtype_numpy": "<i8"}
+    floating = {**column, "dtype": "number", "dtype_numpy": "<f8"}
+    assert descriptor["data_keys"] == {
+        "frame": {**whole, "long_name": "frame number"},
+        "status": {**whole, "long_name": "0 live, 1 backfilled, 2 quarantined, 3 lost"},
+        "pilc_x": {**floating, "source": "stream:pilc", "units": "um"},
+        "total": {**floating, "units": "counts"},
+        "pilc_y": whole,
+        "pattern": {
+            **column,
+            "dtype": "array",
+            "dtype_numpy": "<f4",
+            "shape": [4],
+            "external": "STREAM:",
+            "dims": ["q"],
+        },
+    }
+    assert (descriptor["run_start"], descriptor["time"]) == ("processed", 1004.0)
+    assert descriptor["object_keys"] == {"xrd": list(descriptor["data_keys"])}
+    assert descriptor["hints"] == {"xrd": {"fields": ["total", "pilc_y"]}}
+    settings = descriptor["configuration"]["xrd"]
+    assert settings["data"] == {
+        "reducer": "azimuthal",
+        "source": "eiger",
+        "cfg": cfg_hash([XRD.spec()]),
+        "policy": "drop",
+        "q": [1.0, 2.0, 3.0, 4.0],
+        "more": [5.0, 6.0],
+    }
+    assert settings["timestamps"] == dict.fromkeys(settings["data"], 1004.0)
+    word = {"source": "recipe:xrd", "dtype": "string", "shape": []}
+    axis = {"source": "recipe:xrd", "dtype": "array", "dtype_numpy": "<f8"}
+    assert settings["data_keys"] == {
+        **dict.fromkeys(("reducer", "source", "cfg", "policy"), word),
+        "q": {**axis, "shape": [4], "units": "1/nm"},
+        "more": {**axis, "shape": [2]},
+    }
+    pages = [doc for name, doc in documents if name == "event_page" and doc["descriptor"] == descriptor["uid"]]
+    assert [page["seq_num"] for page in pages] == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert [page["time"] for page in pages] == [[1004.0] * 4, [1007.0] * 4]
+    for page in pages:
+        schema_validators[DocumentNames["event_page"]].validate(page)
+        assert list(page["data"]) == ["frame", "status", "pilc_x", "total", "pilc_y"]
+        assert page["timestamps"] == dict.fromkeys(page["data"], page["time"])
+        assert page["data"]["pilc_y"] == [0] * 4, "its own"
+        assert page["data"]["pilc_x"] == [100.0 + frame for frame in page["data"]["frame"]]
+
+
+def test_arrays_are_read_in_chunks_of_a_few_megabytes_and_told_by_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = {"small": ((3, 5), "<f8"), "byte": ((1,), "|u1"), "none": ((0,), "<f8"), "huge": ((CHUNK_BYTES, 2), "<u2")}
+    outputs = {name: Output("nav", shape, dtype) for name, (shape, dtype) in shapes.items()}
+    documents = described(monkeypatch, outputs, {"pilc_x": Output("nav", (), "<f8")}, [])
+    resources = {doc["data_key"]: doc for name, doc in documents if name == "stream_resource"}
+    assert {name: doc["parameters"] for name, doc in resources.items()} == {
+        name: {"dataset": f"/entry/xrd/{name}", "swmr": True, "chunk_shape": [n]}
+        for name, n in (("small", CHUNK_BYTES // 120), ("byte", CHUNK_BYTES), ("none", 1), ("huge", 1))
+    }
+    datums = [doc for name, doc in documents if name == "stream_datum"]
+    (descriptor,) = [doc["uid"] for name, doc in documents if name == "descriptor" and doc["name"] == "xrd"]
+    assert {doc["descriptor"] for doc in datums} == {descriptor}
+    assert len({doc["uid"] for doc in datums}) == 8
+    for doc in resources.values():
+        own = [each for each in datums if each["stream_resource"] == doc["uid"]]
+        assert [(each["indices"], each["seq_nums"]) for each in own] == [
+            ({"start": first, "stop": first + 4}, {"start": first + 1, "stop": first + 5}) for first in (0, 4)
+        ]
+
+
+def test_the_last_document_says_how_a_run_ended_and_where_its_arrays_are() -> None:
+    made = composer(streams=(EIGER,), promised=0)
+    made.batch(row(EIGER, 0))  # of frames that nobody promised
+    ((name, stop),) = made.complete(2000.0, "abort", {"eiger": {}}, "stopped by hand", 3)
+    assert name == "stop"
+    assert stop.pop("uid") != composed([])[-1][1]["run_start"]
+    assert stop == {
+        "run_start": "processed",
+        "time": 2000.0,
+        "exit_status": "abort",
+        "num_events": {},
+        "frames": {"eiger": {"intervals": {}, "reasons": {}}},
+        "duplicates": 3,
+        "reason": "stopped by hand",
+        "nexus": NEXUS,
+    }
+    ((_, plain),) = composer(None).complete(2000.0, "strange", {})
+    assert (plain["exit_status"], plain["duplicates"]) == ("fail", 0)
+    assert not {"reason", "nexus"} & set(plain)
+
+
+def test_const_outputs_are_asked_for_until_they_came() -> None:
+    made = composer()
+    assert made.lacks_consts(row(EIGER, 0)) is True
+    assert made.lacks_consts(row(PILC, 0)) is False
+    made.batch(row(EIGER, 0), radial())
+    assert made.lacks_consts(row(EIGER, 4)) is False

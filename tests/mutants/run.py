@@ -84,6 +84,8 @@ TESTS: Final = (
     "callbacks/test_dispatch_window.py",
     "callbacks/test_dispatch_streams.py",
     "callbacks/test_dispatch_core.py",
+    "callbacks/test_processed_keys.py",
+    "callbacks/test_processed_cursor.py",
     "callbacks/test_processed_documents.py",
     "simulation/test_seeds.py",
     "simulation/test_world.py",
