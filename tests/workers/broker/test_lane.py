@@ -28,6 +28,14 @@ def test_the_first_mark_is_one_though_it_be_the_first_frame() -> None:
     assert (marks.high, marks.passed(100.0)) == (1, 1)
 
 
+def test_marks_stand_apart_from_a_certain_time_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("haltere.workers.broker.lane.MARK", 0.25)
+    marks = Marks(1.0)
+    marks.reach(1, 10.0)
+    marks.reach(2, 10.25)
+    assert marks.passed(11.0) == 1
+
+
 def test_marks_that_come_close_together_cost_no_memory_each() -> None:
     marks = Marks(1.0)
     for number in range(1000):
@@ -123,6 +131,15 @@ def test_at_first_nobody_knows_what_ingests_before_have_spilled(spills: bool, un
     assert not one.may_be_spilled(0, 100.0 + until)
     one.doubt("i", 200.0)
     assert one.may_be_spilled(0, 200.0) is spills
+
+
+def test_what_is_in_a_file_of_the_pool_had_come_and_a_word_of_one_under_way_lasts_for_a_while() -> None:
+    one = lane(spills=True)
+    one.sure()
+    one.spill(4, 8, 100.0)
+    assert one.high == 7
+    one.spilling("i", [(8, 9)], 128.0)
+    assert [one.may_be_spilled(8, 128.0 + seconds) for seconds in (PATIENCE - 1.0, PATIENCE)] == [True, False]
 
 
 def test_who_spills_what_of_a_stream_that_is_not_known_is_not_known_either() -> None:

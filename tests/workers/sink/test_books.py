@@ -113,11 +113,11 @@ def test_what_is_done_is_told_in_messages_that_travel_and_the_last_says_so(range
 def test_a_rate_is_of_the_last_seconds_and_its_memory_bounded() -> None:
     rate = Rate()
     for n, now in ((10, 0.0), (10, STEP * 0.9), (0, 1.0), (10, STEP)):
-        rate.add(n, now)
+        rate.add(n, 8.0 + now)
     assert len(rate._counts) == 2, "what comes within a step is one, and nothing is nothing"
-    assert rate.per_second(SPAN - 0.01) == 30 / SPAN
-    assert rate.per_second(SPAN) == 10 / SPAN
-    assert rate.per_second(SPAN + STEP) == 0.0
+    assert rate.per_second(8.0 + SPAN - 0.01) == 30 / SPAN
+    assert rate.per_second(8.0 + SPAN) == 10 / SPAN
+    assert rate.per_second(8.0 + SPAN + STEP) == 0.0
     for number in range(10_000):
         rate.add(1, 100.0 + number * STEP)
     assert len(rate._counts) <= SPAN / STEP + 1
@@ -139,6 +139,8 @@ def test_a_lag_is_that_of_the_oldest_promise_that_is_not_kept() -> None:
     lag.promise(30, 7.0)
     done.add(21, 30)
     assert lag.seconds(done, 9.0) == 2.0
+    assert lag.seconds(done, 7.125) == 0.12, "for people: no more digits"
+    assert lag.seconds(IntervalSet([(1, 30)]), 9.0) == 2.0, "the first frame counts too"
 
 
 def test_the_memory_of_promises_is_bounded() -> None:
