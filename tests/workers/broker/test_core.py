@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from haltere.workers.broker.batch import Held
-from haltere.workers.broker.core import MAX_ENDPOINTS, MAX_PEERS, SINK, BrokerCore
+from haltere.workers.broker.core import DROPS_AGAIN, MAX_ENDPOINTS, MAX_PEERS, SINK, BrokerCore, Times
 from haltere.workers.broker.rings import MAX_RINGS, Rings
 from haltere.workers.broker.runs import planned_row
 from haltere.workers.wire.messages import (
@@ -473,6 +473,25 @@ def test_the_sink_is_told_of_drops_when_there_are_more_and_now_and_then(bench: B
     assert bench.take(Drops) == [(SINK, told)]  # should the sink have been
 
 
+def test_the_sink_is_told_of_drops_again_after_a_while(bench: Bench) -> None:
+    bench.open()
+    bench.hear(b"ingest", Dropped(LANE.endpoint, 12, [(2, 3)], "ring-full"))
+    again = 100.0 + DROPS_AGAIN
+    told = [
+        now
+        for now in (100.0, again - 0.25, again, again + 0.25)
+        if any(isinstance(message, Drops) for _, message in bench.core.tick(now))
+    ]
+    assert told == [100.0, again]
+
+
+def test_drops_are_told_in_numbers_that_travel(bench: Bench) -> None:
+    bench.open()
+    bench.hear(b"ingest", Dropped(LANE.endpoint, 12, [(0, 2**40)], "ring-full"))
+    bench.wait(0.05)
+    assert bench.take(Drops) == [(SINK, Drops("run", "eiger", 1000, [("ring-full", 2**40 - 1)]))]
+
+
 def test_a_drop_that_is_told_after_its_frame_was_done_is_not_counted(bench: Bench) -> None:
     bench.open()
     bench.done([(0, 8)])
@@ -508,6 +527,29 @@ def spilling(bench: Bench) -> None:
     bench.sink(Expect, "run", "eiger", 0, 4, [])
     bench.close(4)
     bench.hear(b"ingest", Gauge(1, [SeriesGauge(LANE.endpoint, 12, 1.0)]))
+
+
+def test_only_an_ingest_that_begins_anew_leaves_doubt_of_what_it_has_spilled(bench: Bench) -> None:
+    spilling(bench)
+    lane = bench.core.runs.streams[0].lane
+    bench.worker(b"another")
+    bench.ingest()
+    assert not lane.may_be_spilled(99, bench.now)
+    bench.hear(b"other", Hello(1, "ingest", "other", 1))
+    assert lane.may_be_spilled(99, bench.now), "it may have been here before the broker was"
+    lane.sure()
+    bench.hear(b"ingest", Hello(1, "ingest", "ingest", 2))
+    assert lane.may_be_spilled(99, bench.now)
+
+
+def test_an_ingest_that_is_lost_leaves_doubt_of_what_it_has_spilled(bench: Bench) -> None:
+    spilling(bench)
+    lane = bench.core.runs.streams[0].lane
+    bench.wait(4, alive=(b"ingest",))
+    assert bench.core.peers.get(b"w") is None
+    assert not lane.may_be_spilled(99, bench.now), "a worker has spilled nothing"
+    bench.wait(4)
+    assert lane.may_be_spilled(99, bench.now)
 
 
 def test_a_frame_on_its_way_to_a_file_is_waited_for_and_read_from_there(bench: Bench) -> None:
@@ -835,6 +877,7 @@ def test_a_stranger_is_told_to_begin_anew(bench: Bench) -> None:
     bench.hear(b"w", Beat(1))
     bench.hear(b"w", Credit(1, 5))
     assert bench.said == [(b"w", Welcome(1, 1000, 0, 0))] * 2
+    assert bench.core.counts["unknown session"] == 2
 
 
 def test_every_dispatch_has_a_token_of_its_own_and_an_old_one_counts_for_nothing(bench: Bench) -> None:
@@ -847,7 +890,8 @@ def test_every_dispatch_has_a_token_of_its_own_and_an_old_one_counts_for_nothing
     assert new.token > old.token
     bench.nack(old, frame=1)
     assert bench.work() == []
-    assert bench.core.counts["stale NACK"] == 1
+    bench.nack(new, retryable=True)
+    assert (bench.core.counts["stale NACK"], bench.core.counts["NACK"]) == (1, 1)
 
 
 def test_a_silent_worker_loses_its_work_to_another(bench: Bench) -> None:
@@ -892,6 +936,22 @@ def test_an_unreachable_worker_loses_its_work_at_once(bench: Bench) -> None:
     assert [(peer, again.first) for peer, again in bench.take(Work)] == [(b"b", 0)]
 
 
+def test_an_ingest_of_which_frames_come_lives(bench: Bench) -> None:
+    bench.ingest()
+    bench.open()
+    for number in range(8):
+        bench.frames(number)
+        bench.wait(2)
+    assert bench.core.peers.get(b"ingest") is not None
+    bench.wait(4)
+    assert bench.core.peers.get(b"ingest") is None
+
+
+def test_a_welcome_says_how_long_a_lease_is_and_how_often_the_broker_speaks() -> None:
+    core = BrokerCore(1000, Times(beat=2.0, lease=8.0))
+    assert core.receive(b"w", Hello(1, "worker", "w", 1), 100.0) == [(b"w", Welcome(1, 1000, 8000, 2000))]
+
+
 def test_workers_hear_of_the_broker_so_often_that_they_know_that_it_lives(bench: Bench) -> None:
     bench.worker()
     bench.take(Welcome)
@@ -900,6 +960,25 @@ def test_workers_hear_of_the_broker_so_often_that_they_know_that_it_lives(bench:
         said = bench.core.tick(now)
         heard += [now for peer, message in said if peer == b"w" and message == Welcome(1, 1000, 90_000, 500)]
     assert heard == [100.0, 100.5, 101.0]
+
+
+def test_what_comes_back_goes_before_what_waits(bench: Bench) -> None:
+    bench.open()
+    bench.worker(credit=1)
+    bench.frames(*range(8))
+    assert [work.first for work in bench.work()] == [0]
+    bench.worker(session=2, credit=1)
+    assert [work.first for work in bench.work()] == [0]
+
+
+def test_what_comes_back_and_lies_beyond_the_total_is_given_back(bench: Bench) -> None:
+    bench.open()
+    bench.worker()
+    bench.frames(0, 1, 2, 3)
+    bench.sink(RunClose, "run", [StreamTotal("eiger", 0)], "success", b"{}")
+    assert bench.take(Free) == []
+    bench.hear(b"w", Bye(1))
+    assert [sorted(message.lives) for _, message in bench.take(Free)] == [[0, 1, 2, 3]]
 
 
 def test_work_that_was_lost_on_the_way_is_sent_again(bench: Bench) -> None:
@@ -990,6 +1069,26 @@ def test_the_sink_is_asked_at_the_start_and_when_it_is_silent(bench: Bench) -> N
     assert bench.take(Hello) == []
     bench.wait(1)
     assert [peer for peer, _ in bench.take(Hello)] == [SINK]
+
+
+def asked(core: BrokerCore, *times: float) -> list[float]:
+    """Return at which of these times the sink is asked to tell everything."""
+    return [now for now in times if any(isinstance(message, Hello) for _, message in core.tick(now))]
+
+
+def test_the_sink_is_asked_when_something_is_lacking_when_it_was_silent_and_after_half_a_minute() -> None:
+    times = Times(beat=1.25)
+    core = BrokerCore(1000, times)
+    assert asked(core, 100.0) == [100.0]
+    core.receive(SINK, Welcome(1, 7, 5000, 500), 100.0)
+    assert asked(core, 102.0, 100.0 + times.silent) == [100.0 + times.silent]
+    core.receive(SINK, Welcome(1, 7, 5000, 500), 102.5)
+    core.sink_connected()
+    assert asked(core, 102.71875, 102.75, 103.0) == [102.75]
+    for now in range(103, 133):
+        core.receive(SINK, Welcome(1, 7, 5000, 500), float(now))
+        assert asked(core, float(now)) == []
+    assert asked(core, 102.75 + times.sync) == [102.75 + times.sync]
 
 
 def test_a_sink_that_is_connected_anew_is_told_who_is_here(bench: Bench) -> None:
@@ -1084,6 +1183,33 @@ def test_the_oldest_idle_run_makes_room(bench: Bench) -> None:
     assert len(bench.core.runs) == 64
     assert "run" in dict(bench.core.runs), "it was not idle"
     assert bench.core.counts["runs let go"] == 7
+
+
+def test_of_a_run_that_is_let_go_nothing_is_kept_and_of_others_everything(bench: Bench) -> None:
+    bench.ingest()
+    bench.open()
+    bench.sink(RunOpen, "other", "its", b"{}")
+    lane = msgspec.structs.replace(LANE, series=13)
+    recipes = [RecipeSpec("xrd", "azimuthal", b"{}")]
+    bench.sink(StreamOpen, "other", "eiger", "cfg", BATCH, [IMAGE], recipes, lane, "drop")
+    bench.hear(b"ingest", Dropped(LANE.endpoint, 12, [(8, 9)], "ring-full"))
+    bench.worker(credit=1)
+    bench.frames(*range(8))
+    bench.wait(0.05)
+    core, worker = bench.core, bench.core.peers.get(b"w")
+    assert worker is not None
+    assert (len(core._queue), len(core._told_drops), len(core._series), len(worker.leases)) == (1, 1, 2, 1)
+    bench.sink(RunOpen, "run", "by other recipes", b"{}")
+    assert (len(core._queue), core._told_drops, len(worker.leases)) == (0, {}, 0)
+    assert [key.run for key in core._series.values()] == ["other"]
+    (freed,) = bench.take(Free)
+    assert sorted(freed[1].lives) == list(range(8))
+
+
+def test_the_status_names_no_more_ingests_than_fit(bench: Bench) -> None:
+    for number in range(20):
+        bench.hear(b"%d" % number, Hello(1, "ingest", f"ingest-{number}", 1))
+    assert len(bench.core.snapshot()["ingests"]) == 16
 
 
 def test_status_says_how_things_stand_and_fits_into_its_message(bench: Bench) -> None:
