@@ -8,7 +8,17 @@ import pytest
 from haltere.workers.broker.batch import DEATHS, State
 from haltere.workers.broker.stream import Stream
 from haltere.workers.frame_life import FrameEvent
-from haltere.workers.wire.messages import Block, Expect, FileSpan, InputSpec, LiveLane, RecipeSpec, StreamOpen, encode
+from haltere.workers.wire.messages import (
+    Block,
+    Claim,
+    Expect,
+    FileSpan,
+    InputSpec,
+    LiveLane,
+    RecipeSpec,
+    StreamOpen,
+    encode,
+)
 
 SIZE = 4
 
@@ -279,3 +289,14 @@ def test_a_frame_of_a_run_that_is_over_comes_live_no_more() -> None:
     stream.confirmed = True
     assert stream.ready(0, 9.0)
     assert stream.batches[0].absent[0].reason.startswith("it comes live no more, and no file")
+
+
+def test_only_what_comes_live_is_claimed() -> None:
+    recipes = [RecipeSpec("r", "x", b"{}")]
+    opened = StreamOpen(1, "run", "eiger", "cfg", SIZE, [InputSpec("image", (1,), "<u2")], recipes, None)
+    live = LiveLane("tcp://eiger", "simplon-1", 12, "image")
+    flies = Stream(msgspec.structs.replace(opened, live=live), 0.0, row=5).claim
+    assert flies == Claim("tcp://eiger", 12, "run", "eiger", "image", SIZE, "drop", 5)
+    assert Stream(opened, 0.0).claim is None
+    assert Stream(msgspec.structs.replace(opened, total=8), 0.0).claim is None
+    assert Stream(msgspec.structs.replace(opened, live=live, total=8), 0.0).claim is None
