@@ -50,3 +50,36 @@ def test_of_many_runs_the_last_are_told_whole() -> None:
 def test_an_answer_that_fits_is_left_alone() -> None:
     said = {"role": "sink", "runs": []}
     assert msgspec.json.decode(status_reply(1, said).body) == said
+
+
+ENTRY = "x" * 98
+"""An entry that takes 100 bytes, of which 98 are counted."""
+
+
+@pytest.mark.parametrize(
+    ("over", "cut"),
+    [
+        (98 * 12, {"runs": 12}),
+        (98 * 12 + 1, {"runs": 13}),
+        (98 * 20, {"runs": 20}),
+        (98 * 20 + 1, {"runs": 20, "b": 1}),
+    ],
+)
+def test_no_more_is_cut_than_has_to_be(monkeypatch: pytest.MonkeyPatch, over: int, cut: dict[str, int]) -> None:
+    said = {"role": "sink", "runs": [ENTRY] * 20, "b": [ENTRY] * 15}
+    size = sum(len(msgspec.json.encode(each)) for each in said.items())
+    monkeypatch.setattr("haltere.workers.processes.status_reply.MAX_STATUS", size + 1024 - over)
+    heard = msgspec.json.decode(status_reply(1, said).body)
+    assert heard.pop("cut") == cut
+    assert heard.pop("role") == "sink"
+    assert heard == {key: [ENTRY] * (len(said[key]) - cut.get(key, 0)) for key in ("b", "runs") if key in heard}
+    assert ("runs" in heard) is (cut["runs"] < 20)
+
+
+def test_an_answer_may_fill_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"role": "sink", "runs": [ENTRY] * 20}
+    body = msgspec.json.encode(said)
+    monkeypatch.setattr("haltere.workers.processes.status_reply.MAX_STATUS", len(body))
+    assert status_reply(1, said).body == body
+    monkeypatch.setattr("haltere.workers.processes.status_reply.MAX_STATUS", len(body) - 1)
+    assert b"cut" in status_reply(1, said).body

@@ -188,3 +188,54 @@ def test_whatever_a_child_does_no_pause_is_too_long_and_the_table_knows_it(steps
             assert pause <= (LAST_RESORT if watch.gave_up else LONGEST_PAUSE)
             now += pause
             watch.started(now)
+
+
+def test_of_one_that_was_never_started_nothing_is_said() -> None:
+    watch = Watch()
+    assert (watch.born, watch.heard, watch.last_words, watch.last_exit) == (0.0, 0.0, "", None)
+    assert not watch.tick(1e6)
+    assert state_of(watch) is Life.DOWN
+    assert not watch.over
+
+
+def test_what_it_said_last_is_known_until_it_is_started_again() -> None:
+    watch = alive()
+    assert watch.said == {"kept": 3}
+    watch.hear({"beat": 7}, 3.0)
+    assert (watch.said, watch.heard) == ({}, 3.0)
+    watch.hear(BEAT, 4.0)
+    watch.died(1, "", 5.0)
+    assert watch.said == {"kept": 3}
+    watch.started(5.0)
+    assert (watch.said, watch.born, watch.heard, watch.ready) == ({}, 5.0, 5.0, READY)
+
+
+def test_patience_ends_after_its_last_moment() -> None:
+    watch = alive(1000.0)
+    assert not watch.tick(1000.0 + PATIENCE)
+    assert watch.tick(1000.5 + PATIENCE)
+
+
+def test_one_that_is_trusted_again_was_restarted_once() -> None:
+    watch, now = given_up()
+    before = watch.restarts
+    watch.started(now)
+    watch.hear(READY, now)
+    watch.tick(now + STORM_SECONDS + 1)
+    assert watch.restarts == before + 1
+
+
+@pytest.mark.parametrize(("seconds", "storm"), [(STORM_SECONDS - 0.5, True), (STORM_SECONDS, False)])
+def test_a_storm_is_ten_deaths_within_a_minute(seconds: float, storm: bool) -> None:
+    watch = alive(1000.0)
+    for last in (False,) * (STORM - 1) + (True,):
+        now = 1000.0 + seconds * last
+        pause = watch.died(1, "", now)
+        assert (pause == LAST_RESORT) is (storm and last)
+        if not watch.gave_up:
+            watch.started(now)
+
+
+def test_one_that_lived_for_long_enough_is_started_again_soon() -> None:
+    for lived, pause in ((LONGEST_PAUSE, 2 * FIRST_PAUSE), (LONGEST_PAUSE + 0.5, FIRST_PAUSE)):
+        assert alive(1000.0).died(1, "", 1000.0 + lived) == pause
