@@ -255,3 +255,13 @@ def test_a_record_that_announces_too_much_is_refused_at_once() -> None:
     for head in (b"\xff\xff\xff\x7f\0\0\0\0", b"\1\0\0\0\xff\xff\xff\xff"):
         with pytest.raises(WireError, match="what speaks there is no reducer"):
             list(pipe.Unframer().feed(head))
+
+
+@pytest.mark.parametrize(
+    ("decode", "most"), [(messages.decode, messages.MAX_CONTROL), (documents.decode, documents.MAX_ANSWER)]
+)
+def test_a_message_may_be_as_long_as_the_limit(decode: Callable[[bytes], Any], most: int) -> None:
+    with pytest.raises(WireError, match=r"not a message|neither a FETCH"):
+        decode(bytes(most))
+    with pytest.raises(WireError, match=f"a message of {most + 1} bytes is over the limit of {most}"):
+        decode(bytes(most + 1))

@@ -101,8 +101,18 @@ def test_memoryviews_are_read_without_a_copy() -> None:
         (encode(IMAGE)[:3], "series 12, frame 4031: 3 parts, expected 4"),
         ([encode(IMAGE)[0], b"{}", b"", b"{}"], "series 12, frame 4031: part 2, the description"),
         ([*encode(IMAGE)[:3], b"[]"], "series 12, frame 4031: part 4, the times"),
-        ([b'{"htype":"dimage-1.0","series":1}', b"", b"", b""], "series 1, frame -1"),
+        ([b'{"htype":"dimage-2.0"}'], "'dimage-2.0' with 1 parts is no message"),
+        ([b"{}", b""], "'' with 2 parts is no message"),
+        ([b'{"htype":"dimage-1.0","series":1}', b"", b"", b""], "series 1, frame -1: neither may be missing"),
+        ([b'{"htype":"dimage-1.0","frame":1}', b"", b"", b""], "series -1, frame 1: neither may be missing"),
+        ([*encode(IMAGE), b"", b""], "6 parts, expected 4 or"),
+        (encode(IMAGE) * 4, "16 parts, expected 4 or"),
+        ([*encode(IMAGE) * 4, b""], "a message of 17 parts, at most 16"),
         ([b'{"htype":"dseries_end-1.0"}'], "names no series"),
+        ([b'{"htype":"dheader-1.0"}'], "header: it names no series"),
+        ([b'{"htype":"dheader-1.0","series":1}', b"", b""], "series 1, header: 2 parts beyond what"),
+        ([b'{"htype":"dheader-1.0","series":1,"header_detail":"basic"}', b"{}", b"", b""], "2 parts beyond what"),
+        ([b'{"htype":"flatfield-1.0","shape":[2,1],"type":"uint8"}', b"ab", b""], "3 parts, expected 2"),
         ([b'{"htype":"dheader-1.0","series":1,"header_detail":"some"}'], "header_detail 'some'"),
         ([b'{"htype":"dheader-1.0","series":1,"header_detail":"basic"}', b"?"], "part 2, the configuration"),
     ],
@@ -225,3 +235,65 @@ def test_a_table_that_cannot_be_is_named_with_its_place(part: bytes, said: str) 
     head = b'{"htype":"dheader-1.0","series":1,"header_detail":"all"}'
     with pytest.raises(WireError, match=said):
         decode([head, b"{}", part, b"blob"])
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "kind", "can_be"),
+    [
+        (1, 1, "uint64", True),
+        (2**31 - 1, 1, "uint16", True),
+        (2**31, 1, "uint16", False),
+        (-1, 1, "uint16", False),
+        (1, 2**31 - 1, "uint16", True),
+        (1, 2**31, "uint16", False),
+        (1, 0, "uint16", False),
+        (2**30, 2**29, "uint64", True),
+        (2**30, 2**30, "uint64", False),
+    ],
+)
+def test_an_image_has_pixels_and_no_more_than_can_be_counted(columns: int, rows: int, kind: str, can_be: bool) -> None:
+    parts = encode(IMAGE)
+    described = b'{"htype":"dimage_d-1.0","shape":[%d,%d],"type":"%s","encoding":"<"}'
+    parts[1] = described % (columns, rows, kind.encode())
+    if can_be:
+        image = decode(parts)
+        assert isinstance(image, Image)
+        assert image.shape == (rows, columns)
+    else:
+        with pytest.raises(WireError, match=f"shape {columns} x {rows} has no pixels or too many"):
+            decode(parts)
+
+
+@pytest.mark.parametrize(("length", "can_be"), [(-1, False), (0, False), (1, True), (2**31 - 1, True), (2**31, False)])
+def test_a_table_has_elements_and_no_more_than_can_be_counted(length: int, can_be: bool) -> None:
+    parts = [b'{"htype":"dflatfield-1.0","shape":[1,%d],"type":"float32"}' % length, b"blob"]
+    if can_be:
+        part = decode(parts)
+        assert isinstance(part, HeaderPart)
+        assert part.table == Table("flatfield", (length, 1), "<f4", b"blob")
+    else:
+        with pytest.raises(WireError, match="has no elements"):
+            decode(parts)
+
+
+def test_a_part_that_is_json_may_be_as_long_as_the_limit() -> None:
+    part = b'{"htype":"dseries_end-1.0","series":0' + b" " * (simplon.MAX_JSON - 38) + b"}"
+    assert len(part) == simplon.MAX_JSON
+    assert decode([part]) == SeriesEnd(0)
+    with pytest.raises(WireError, match=f"{simplon.MAX_JSON + 1} bytes, at most"):
+        decode([part + b" "])
+
+
+def test_a_header_may_have_an_appendix_and_be_of_the_first_series() -> None:
+    assert decode([b'{"htype":"dheader-1.0","series":0}', b"note"]) == SeriesHeader(0, "none", None, (), b"note")
+    decoder = Decoder()
+    table = b'{"htype":"dheader-1.0","series":0,"header_detail":"all"}'
+    assert decoder.decode([table]) == SeriesHeader(0, "all")
+    assert decoder.decode([table, b"{}", b"note"]) == SeriesHeader(0, "all", {}, (), b"note")
+
+
+def test_a_lone_part_that_is_no_json_is_awaited_by_nothing() -> None:
+    decoder = Decoder()
+    with pytest.raises(WireError, match="part 1 of 1 is no stream v1 header"):
+        decoder.decode([b"?"])
+    assert decoder.decode(encode(SeriesEnd(1))) == SeriesEnd(1)

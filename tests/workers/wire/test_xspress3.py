@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from haltere.workers.errors import WireError
 from haltere.workers.wire import array_list
 from haltere.workers.wire.xspress3 import (
+    MAX_HEADER,
     SCALERS,
     Decoder,
     Image,
@@ -91,7 +92,8 @@ def test_a_frame_may_come_in_one_message_or_in_three(together: bool) -> None:
     messages = [parts] if together else [[part] for part in parts]
     decoder = Decoder()
     decoder.decode(encode(HEADER)[0])
-    assert [decoder.decode(message) for message in messages][-1] == IMAGE
+    said = [decoder.decode(message) for message in messages]
+    assert said == ([IMAGE] if together else [ImagePart(1, 0), ImagePart(1, 1), IMAGE])
     np.testing.assert_array_equal(IMAGE.spectra(), SPECTRA)
 
 
@@ -229,3 +231,82 @@ def test_an_array_whose_bytes_are_not_its_shapes_is_refused() -> None:
 def test_what_is_no_scaler_is_not_written(array: Any) -> None:
     with pytest.raises(WireError, match="is not written as a scaler"):
         array_list.encode([array])
+
+
+def test_a_header_may_be_as_long_as_the_limit() -> None:
+    part = b'{"htype":"series_end"}' + b" " * (MAX_HEADER - 22)
+    assert len(part) == MAX_HEADER
+    assert Decoder().decode([part]) == SeriesEnd(0)
+    with pytest.raises(WireError, match=f"which has at most {MAX_HEADER}"):
+        Decoder().decode([part + b" "])
+
+
+RECONSTRUCT = b"\x8c\x15numpy.core.multiarray\x8c\x0c_reconstruct\x93"
+ARRAY = RECONSTRUCT + b"\x8c\x05numpy\x8c\x07ndarray\x93\x85R"
+BYTE = b"\x8c\x05numpy\x8c\x05dtype\x93\x8c\x02u1\x85R"
+
+
+def pickled(shape: bytes, *, fortran: bool = False, kind: bytes = BYTE, content: bytes = b"C\x01x") -> bytes:
+    """Return a list of one array, of opcodes."""
+    order = b"\x88" if fortran else b"\x89"
+    return b"\x80\x04](" + ARRAY + b"(K\x01" + shape + kind + order + content + b"tbe."
+
+
+@pytest.mark.parametrize(
+    ("content", "shape"),
+    [
+        (pickled(b"K\x01\x85"), (1,)),
+        (pickled(b"K\x01\x85", fortran=True), (1,)),
+        (pickled(b"K\x01K\x01\x86"), (1, 1)),
+        (pickled(b"(K\x01K\x01K\x01K\x01t"), (1, 1, 1, 1)),
+        (pickled(b"J\x00\x00\x01\x00K\x00\x86", content=b"C\x00"), (65536, 0)),
+    ],
+)
+def test_an_array_may_have_up_to_four_axes_in_c_order(content: bytes, shape: tuple[int, ...]) -> None:
+    (array,) = array_list.decode(content)
+    assert array.shape == shape
+    assert array.tobytes() == (b"" if 0 in shape else b"x")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (pickled(b"K\x01K\x01\x86", fortran=True), "in another form than C order"),
+        (pickled(b"(K\x01K\x01K\x01K\x01K\x01t"), "in another form than C order"),
+        (pickled(b"K\x01\x85", content=b"\x8c\x01x"), "in another form than C order"),
+        (pickled(b"K\x01\x85", kind=ARRAY), "in another form than C order"),
+        (pickled(b"\x88\x85"), "whose shape isn't numbers"),
+        (pickled(b"J\xff\xff\xff\xff\x85"), "whose shape isn't numbers"),
+        (pickled(b"J\x01\x00\x01\x00K\x00\x86", content=b"C\x00"), "whose shape isn't numbers"),
+        (b"\x80\x04" + RECONSTRUCT + b"\x8c\x02os\x8c\x06system\x93\x85R.", "calls numpy.core.multiarray._reconstruct"),
+        (b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x05numpy\x8c\x07ndarray\x93\x85R.", "calls os.system"),
+        (b"\x80\x04](]Nbe.", "fills something else than an array"),
+        (b"\x80\x04](" + BYTE + b"(K\x03\x8c\x01>tbe.", "fills something else than an array"),
+        (b"\x80\x04](Ne.", "other things than arrays"),
+        (b"\x80\x04" + b"N" * 2000 + b".", "pickle of over 1024 steps"),
+        (b"N" * (array_list.MAX_BYTES + 1), f"list of arrays of over {array_list.MAX_BYTES} bytes"),
+        (b"N" * array_list.MAX_BYTES, "pickle of over 1024 steps"),
+    ],
+)
+def test_what_no_list_of_arrays_has_is_named(content: bytes, says: str) -> None:
+    with pytest.raises(WireError, match=f"^a .*{says}"):
+        array_list.decode(content)
+
+
+@pytest.mark.parametrize(
+    ("array", "can_be"),
+    [
+        (np.zeros(255, "u1"), True),
+        (np.zeros(256, "u1"), False),
+        (np.zeros((255, 0), "u1"), True),
+        (np.zeros((256, 0), "u1"), False),
+        (np.zeros((1, 1, 1), "u1"), True),
+    ],
+)
+def test_scalers_are_written_as_far_as_the_short_forms_go(array: Any, can_be: bool) -> None:
+    if can_be:
+        (back,) = array_list.decode(array_list.encode([array]))
+        assert back.shape == array.shape
+    else:
+        with pytest.raises(WireError, match="is not written as a scaler"):
+            array_list.encode([array])
