@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -261,3 +262,76 @@ def test_an_arena_that_holds_no_frame_is_refused(size: int) -> None:
     with pytest.raises(SettingsError, match="holds no frame"):
         Arena(size)
     Arena(ALIGNMENT + PADDING)
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_block_may_be_the_whole_arena() -> None:
+    arena = Arena(1024 + ALIGNMENT - 1)
+    assert arena.size == 1024
+    assert arena.allocate(1024 - PADDING + 1) is None
+    assert arena.allocate(1024 - PADDING) == 0
+    assert arena.held == {0: 1024}
+    assert arena.used == 1024
+
+
+def test_a_ring_is_its_users_own_and_the_dead_ones_are_gone_when_it_is_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("haltere.workers.ring.FOLDER", tmp_path)
+    (tmp_path / "haltere-1-1").touch()
+    with Ring.create(SIZE) as ring:
+        (path,) = tmp_path.iterdir()
+        assert path.name == ring.name
+        assert ring.size == SIZE
+        assert path.stat().st_mode & 0o777 == 0o600
+        path.unlink()
+    ring.close()
+
+
+def test_a_ring_that_finds_no_room_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(descriptor: int, offset: int, size: int) -> None:
+        for path in tmp_path.iterdir():
+            path.unlink()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("haltere.workers.ring.FOLDER", tmp_path)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    before = descriptors()
+    with pytest.raises(SettingsError, match=r"no room for a ring of 0 MiB \(No space left"):
+        Ring.create(SIZE)
+    assert descriptors() == before
+
+
+def test_a_view_reaches_to_the_last_byte_and_lets_go_of_all_when_it_is_closed(ring: Ring) -> None:
+    whole = ring.size - PADDING
+    ring.write(0, b"x" * whole, 7)
+    before = descriptors()
+    view = RingView.attach(ring.name)
+    assert bytes(view.view(0, whole)) == b"x" * whole
+    assert bytes(view.view(whole, 0)) == b""
+    assert view.lives(0, whole, 7)
+    assert not view.lives(ring.size - 120, 1, 7), "its stamp would stand half behind the end"
+    view.close()
+    assert view._memory.closed
+    assert descriptors() == before
+
+
+def test_of_dead_rings_none_is_left_out_whatever_else_has_such_a_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("haltere.workers.ring.FOLDER", tmp_path)
+    for number in range(20):
+        (tmp_path / f"haltere-log-{number}").touch()
+        (tmp_path / f"haltere-1-{number}").touch()
+    lock, before = fcntl.flock, descriptors()
+
+    def flock(descriptor: int, how: int) -> None:
+        lock(descriptor, how)
+        os.unlink(os.readlink(f"/proc/self/fd/{descriptor}"))  # another process sweeps, too
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert sorted(sweep()) == sorted(f"haltere-1-{number}" for number in range(20))
+    assert descriptors() == before
