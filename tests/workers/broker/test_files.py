@@ -82,3 +82,12 @@ def test_a_span_that_ends_where_a_range_begins_is_no_part_of_it() -> None:
     files.expect(Expect(1, "run", "s", 0, 2, [FileSpan("a", "1", "d", 0, 2, 0)]))
     assert files.spans("a", 2, 4) == []
     assert files.spans("a", 1, 4) == [FileSpan("a", "1", "d", 1, 1, 1)]
+
+
+def test_frames_in_a_file_of_the_pool_are_covered_as_far_as_they_were_promised() -> None:
+    files = FileMap(["a"])
+    files.expect(Expect(1, "run", "s", 0, 6, []))
+    files.spill([FileSpan("a", "1", "d", 2, 6, 0)])
+    assert files.covered.ranges() == [(2, 6)]
+    files.expect(Expect(2, "run", "s", 6, 9, []))
+    assert files.covered.ranges() == [(2, 8)]
