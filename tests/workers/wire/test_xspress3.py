@@ -298,6 +298,7 @@ def test_what_no_list_of_arrays_has_is_named(content: bytes, says: str) -> None:
     [
         (np.zeros(255, "u1"), True),
         (np.zeros(256, "u1"), False),
+        (np.zeros(32, "u8"), False),
         (np.zeros((255, 0), "u1"), True),
         (np.zeros((256, 0), "u1"), False),
         (np.zeros((1, 1, 1), "u1"), True),
