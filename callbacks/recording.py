@@ -66,6 +66,8 @@ class Recorder:
         self.runs: OrderedDict[str, Recorded] = OrderedDict()
         """By the processed run's uid, in the order in which they were opened."""
         self.newest = -1
+        self.let_go: OrderedDict[str, int] = OrderedDict()
+        """Of the last :data:`LOOKED_BACK` finished runs that aren't in memory any more: processed uid, and number."""
         self.faults: dict[str, str] = {}
         """Runs that can't be composed, and why."""
         self._ledger = ledger
@@ -137,7 +139,9 @@ class Recorder:
         known = set(written)
         finished = [uid for uid, each in self.runs.items() if each.complete and uid in known]
         for uid in finished[:-FINISHED_KEPT]:
-            del self.runs[uid]
+            self.let_go[uid] = self.runs.pop(uid).number
+        while len(self.let_go) > LOOKED_BACK:
+            self.let_go.popitem(last=False)
 
     def _load(self, row: RunRow) -> Recorded:
         """Take up a run, with all batches that the ledger has of it."""
@@ -225,9 +229,12 @@ def answer(recorder: Recorder, fetch: Fetch) -> Documents:
     wanted = [(cursor.run, cursor.first) for cursor in fetch.cursors]
     if fetch.after >= 0:
         mentioned = {uid for uid, _ in wanted}
-        new = [each for each in recorder.runs.values() if each.number > fetch.after]
-        new.sort(key=lambda each: each.number)
-        wanted += [(each.row.processed, 0) for each in new if not {each.row.run, each.row.processed} & mentioned]
+        # A session that was held up for long is told of those too that have ended and been let go of meanwhile.
+        new = {uid: number for uid, number in recorder.let_go.items() if number > fetch.after}
+        for uid, each in recorder.runs.items():
+            if each.number > fetch.after and each.row.run not in mentioned:
+                new[uid] = each.number
+        wanted += [(uid, 0) for uid in sorted(new, key=new.__getitem__) if uid not in mentioned]
     for uid, first in wanted[:128]:
         recorded = recorder.find(uid)
         if recorded is None:

@@ -283,6 +283,9 @@ def test_finished_runs_leave_memory_once_the_catalog_has_them(books: Books) -> N
     assert len(recorder.runs) == 20
     recorder.forget_finished(list(recorder.runs))
     assert len(recorder.runs) == 16
+    told = answer(recorder, Fetch(1, 0, [], 500, 0)).parts  # by a session that was held up since before the first
+    assert [part.run for part in told] == [f"run-{number}" for number in range(20)]
+    assert all(part.complete and names([unpack(each) for each in part.documents])[-1] == "stop" for part in told)
 
 
 def test_the_journal_outlives_its_process(tmp_path: Path) -> None:
