@@ -26,6 +26,7 @@ class Served:
         self.runs: dict[str, Any] = {}
         self.newest = -1
         self.faults: dict[str, str] = {}
+        self.let_go: dict[str, int] = {}
         self.fetches = 0
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
