@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .compiling import inner
 from .exclusion import exclude, subtract
-from .intrinsics import read32
+from .intrinsics import prefetch, read32
 from .lanes import (
     add1,
     add2,
@@ -27,7 +27,7 @@ from .lanes import (
     widen32,
 )
 from .parts import LOT
-from .tables import SLAB, Norms, Program
+from .tables import AHEAD, SLAB, Norms, Program
 
 PLANES: Final = 4
 """Most bytes of a pixel."""
@@ -54,14 +54,16 @@ class BinsState(NamedTuple):
     """Sums of a lot.
 
     There are sums of two kinds: of the counts, and (for the variance) of what they have above 1. ``sums`` : int32,
-    [kind][byte plane][bin][16 frames], if all weights are 1; ``weighted`` : float64, [kind][bin][16], if not.
-    ``dirty`` : int64, [kind][plane], which of them hold anything; then, whether pixels were left out. ``less_norm``,
-    ``less_weight``, ``less_square`` : int64, [bin][16], of these. ``total`` : (16,) int64, counts. ``rows``, ``marks``,
-    ``mark_rows``, ``mask`` : uint8, memory for one slab.
+    [kind][byte plane][bin][16 frames], if all weights are 1; ``weighted`` : float64, [kind][bin][16], if not. Between
+    lots all are 0, unless a walk failed. ``dirty`` : int64, [kind][plane], which of them hold anything; then, whether
+    pixels were left out. ``less_norm``, ``less_weight``, ``less_square`` : int64, [bin][16], of these; ``left_out`` :
+    uint8, [bin], not 0 where there are any. ``total`` : (16,) int64, counts. ``rows``, ``marks``, ``mark_rows``,
+    ``mask`` : uint8, memory for one slab; ``tile`` : float64, for the results of a few bins (:mod:`.quotients`).
     """
 
     sums: NDArray[np.int32]
     weighted: NDArray[np.float64]
+    tile: NDArray[np.float64]
     less_norm: NDArray[np.int64]
     less_weight: NDArray[np.int64]
     less_square: NDArray[np.int64]
@@ -71,6 +73,7 @@ class BinsState(NamedTuple):
     marks: NDArray[np.uint8]
     mark_rows: NDArray[np.uint8]
     mask: NDArray[np.uint8]
+    left_out: NDArray[np.uint8]
 
 
 def _nothing(kind: type[np.generic]) -> Any:
@@ -91,7 +94,7 @@ INACTIVE: Final = (
         ),
         Norms(_nothing(np.float32), *(_INTEGERS,) * 3, *(_nothing(np.float64),) * 3),
     ),
-    BinsState(_nothing(np.int32), _nothing(np.float64), *(_INTEGERS,) * 5, *(_BYTES,) * 4),
+    BinsState(_nothing(np.int32), *(_nothing(np.float64),) * 2, *(_INTEGERS,) * 5, *(_BYTES,) * 5),
 )  # fmt: skip
 """Of the same types, where nobody wants bins."""
 
@@ -210,22 +213,27 @@ def _add(slab: int, program: Any, rows: Any, sums: Any, base: int) -> None:
         n, m = np.int64(program.lengths[each]), np.int64(program.counts[each])
         if n == 1:
             for k in range(segment, segment + m):
+                prefetch(sums, (base + np.int64(read32(bins, 4 * (k + AHEAD)))) * 64)
                 add1(rows, slots, entry, n, sums, (base + np.int64(read32(bins, 4 * k))) * 64)
                 entry += 1
         elif n == 2:
             for k in range(segment, segment + m):
+                prefetch(sums, (base + np.int64(read32(bins, 4 * (k + AHEAD)))) * 64)
                 add2(rows, slots, entry, n, sums, (base + np.int64(read32(bins, 4 * k))) * 64)
                 entry += 2
         elif n == 3:
             for k in range(segment, segment + m):
+                prefetch(sums, (base + np.int64(read32(bins, 4 * (k + AHEAD)))) * 64)
                 add3(rows, slots, entry, n, sums, (base + np.int64(read32(bins, 4 * k))) * 64)
                 entry += 3
         elif n == 4:
             for k in range(segment, segment + m):
+                prefetch(sums, (base + np.int64(read32(bins, 4 * (k + AHEAD)))) * 64)
                 add4(rows, slots, entry, n, sums, (base + np.int64(read32(bins, 4 * k))) * 64)
                 entry += 4
         else:
             for k in range(segment, segment + m):
+                prefetch(sums, (base + np.int64(read32(bins, 4 * (k + AHEAD)))) * 64)
                 add_many(rows, slots, entry, n, sums, (base + np.int64(read32(bins, 4 * k))) * 64)
                 entry += n
         segment += m

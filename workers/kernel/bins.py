@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ReductionError, ShapeMismatch
 from . import binning
-from .compiling import inner, outer
 from .parts import LOT, Array, Layout
+from .quotients import TILE_MEMORY, take
 from .tables import SLAB, BinTable
 
 
@@ -83,6 +83,7 @@ class Bins:
         return binning.BinsState(
             np.zeros(0 if weighted else self._kinds * binning.PLANES * n, np.int32),  # touched where there are counts
             np.zeros(self._kinds * n if weighted else 0),
+            np.zeros(TILE_MEMORY // 8),
             longs(n),
             longs(n),
             longs(n),
@@ -92,10 +93,11 @@ class Bins:
             memory(LOT * SLAB),
             memory(LOT * SLAB),
             memory(SLAB),
+            memory(self.table.bins),
         )
 
     def reset(self, plan: binning.BinsPlan, state: binning.BinsState) -> None:
-        """Set to 0 what isn't."""
+        """Set to 0 what isn't: nothing of the sums, unless a walk failed."""
         width = self.table.bins * LOT
         if state.weighted.size and state.dirty.any():
             state.weighted[:] = 0
@@ -103,7 +105,7 @@ class Bins:
             for each in np.flatnonzero(state.dirty[: binning.LEFT_OUT]):
                 state.sums[each * width : (each + 1) * width] = 0
         if state.dirty[binning.LEFT_OUT]:
-            for pixels_left_out in (state.less_norm, state.less_weight, state.less_square):
+            for pixels_left_out in (state.less_norm, state.less_weight, state.less_square, state.left_out):
                 pixels_left_out[:] = 0
         state.dirty[:] = 0
         state.total[:] = 0
@@ -125,7 +127,7 @@ class Bins:
     ) -> None:
         """Divide."""
         none = np.empty((0, 0))
-        _take(
+        take(
             frames,
             plan,
             state,
@@ -137,66 +139,3 @@ class Bins:
 
 
 _SUMS: Final = ("signal", "normalization", "count", "variance")
-
-
-@outer
-def _take(
-    frames: int,
-    plan: Any,
-    state: Any,
-    intensity: Any,
-    total: Any,
-    sigma: Any,
-    signal: Any,
-    normalization: Any,
-    count: Any,
-    variance: Any,
-) -> None:
-    n_bins = plan.numbers[binning.BINS]
-    weighted = plan.numbers[binning.WEIGHTED] != 0
-    norms = plan.norms
-    some_left_out = state.dirty[binning.LEFT_OUT] != 0
-    totals = np.zeros(LOT, np.int64)
-    for b in range(n_bins):
-        scale = norms.scale[b]
-        for frame in range(frames):
-            norm, weight, square = norms.norm[b], norms.weight[b], norms.square[b]
-            if some_left_out:
-                norm -= state.less_norm[b * LOT + frame]
-                weight -= state.less_weight[b * LOT + frame]
-                square -= state.less_square[b * LOT + frame]
-            if weighted:
-                value = state.weighted[b * LOT + frame]
-            else:
-                added = _added(state, 0, n_bins, b, frame)
-                totals[frame] += added
-                value = float(added)
-            below = float(norm) * norms.units[0] * scale
-            intensity[frame, b] = value / below if norm > 0 else 0.0
-            spread = 0.0
-            if sigma.size > 0:
-                above = (
-                    state.weighted[(n_bins + b) * LOT + frame]
-                    if weighted
-                    else float(_added(state, 1, n_bins, b, frame))
-                )
-                spread = above + float(square) * norms.units[1] * scale * scale
-                sigma[frame, b] = np.sqrt(spread) / below if norm > 0 else 0.0
-            if signal.size > 0:
-                signal[frame, b] = value
-                normalization[frame, b] = below
-                count[frame, b] = float(weight) * norms.units[1] * scale
-                if variance.size > 0:
-                    variance[frame, b] = spread
-    for frame in range(frames):
-        total[frame] = float(state.total[frame] if weighted else totals[frame])
-
-
-@inner
-def _added(state: Any, kind: int, n_bins: int, b: int, frame: int) -> int:
-    value: Any = np.int64(0)
-    for plane in range(binning.PLANES):
-        each = kind * binning.PLANES + plane
-        if state.dirty[each] != 0:
-            value += np.int64(np.uint32(state.sums[(each * n_bins + b) * LOT + frame])) << (8 * plane)
-    return value  # type: ignore[no-any-return]

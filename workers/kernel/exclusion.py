@@ -79,6 +79,7 @@ def subtract(slab: int, count: int, plan: Any, state: Any) -> None:
                 if read64(state.mark_rows, at) | read64(state.mark_rows, at + 8) == 0:
                     continue
                 value = np.float64(program.weights[e]) if weighted else 1.0
+                state.left_out[b] = 1
                 norm, weight, square = shares(value, slab * SLAB + pixel_of(at // LOT), b, norms)
                 for frame in range(LOT):
                     if state.mark_rows[at + frame] != 0:

@@ -63,7 +63,7 @@ def _add_to(context: Any, builder: Any, kind: Any, sums: Any, offset: Any, value
     store(builder, builder.add(load(builder, at, value.type), value), at)
 
 
-def _loop(
+def loop(
     builder: Any, count: Any, first: Sequence[Any], body: Callable[[Any, Sequence[Any]], Sequence[Any]]
 ) -> Sequence[Any]:
     """Run a loop ``count`` times, at least once; return what it carried along."""
@@ -99,7 +99,7 @@ def _segment_sum(fixed: int) -> Callable[..., Any]:
                 for k in range(1, fixed):
                     total = builder.add(total, one(ir.Constant(I64, k)))
             else:
-                (total,) = _loop(
+                (total,) = loop(
                     builder, given[3], [constant(_SHORTS, 0)], lambda k, carried: [builder.add(carried[0], one(k))]
                 )
             _add_to(context, builder, signature.args[4], given[4], given[5], builder.zext(total, _WORDS))
@@ -128,12 +128,12 @@ def _weighted_sum(squared: bool) -> Callable[..., Any]:
                 if squared:
                     weight = builder.fmul(weight, weight)
                 counts = builder.sitofp(builder.zext(row, _WORDS), _FLOATS)
-                return builder.fmul(_spread(builder, weight, 16), counts)
+                return builder.fmul(spread(builder, weight, 16), counts)
 
             zero = ir.Constant(_FLOATS, [ir.Constant(F32, 0.0)] * 16)
-            (total,) = _loop(builder, given[3], [zero], lambda k, carried: [builder.fadd(carried[0], product(k))])
+            (total,) = loop(builder, given[3], [zero], lambda k, carried: [builder.fadd(carried[0], product(k))])
             doubles = vector(F64, 16)
-            exact = builder.fmul(builder.fpext(total, doubles), _spread(builder, given[5], 16))
+            exact = builder.fmul(builder.fpext(total, doubles), spread(builder, given[5], 16))
             at = pointer(context, builder, signature.args[6], given[6], given[7], 128)
             store(builder, builder.fadd(load(builder, at, doubles), exact), at)
             return context.get_dummy_value()
@@ -161,13 +161,14 @@ def above32(typing: Any, px: Any, offset: Any, value: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         kind = vector(I8, 32)
         row = load(builder, pointer(context, builder, signature.args[0], given[0], given[1], 32), kind)
-        least = _spread(builder, builder.trunc(given[2], I8), 32)
+        least = spread(builder, builder.trunc(given[2], I8), 32)
         return builder.zext(builder.bitcast(builder.icmp_unsigned(">=", row, least), I32), I64)
 
     return types.int64(px, types.int64, types.int64), generate
 
 
-def _spread(builder: Any, value: Any, count: int) -> Any:
+def spread(builder: Any, value: Any, count: int) -> Any:
+    """Return a vector of so many times the same value."""
     kind = vector(value.type, count)
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(I32, 0))
     return shuffle(builder, one, one, [0] * count)
@@ -201,7 +202,7 @@ def sum_masked(typing: Any, px: Any, offset: Any, mask: Any, count: Any) -> Any:
             even = builder.and_(both, constant(_SHORTS, 255))
             return [builder.add(builder.add(carried[0], even), builder.lshr(both, constant(_SHORTS, 8)))]
 
-        (total,) = _loop(builder, given[3], [constant(_SHORTS, 0)], one)
+        (total,) = loop(builder, given[3], [constant(_SHORTS, 0)], one)
         name = "llvm.vector.reduce.add.v16i32"
         function = builder.module.declare_intrinsic(name, (), ir.FunctionType(I32, [_WORDS]))
         return builder.zext(builder.call(function, [builder.zext(total, _WORDS)]), I64)

@@ -27,6 +27,9 @@ SLAB: Final = 2048
 LONGEST: Final = 64
 """Entries of a segment, at most: what float32 loses in a sum grows with its length."""
 
+AHEAD: Final = 16
+"""Segments whose bins' sums are brought near meanwhile."""
+
 MOST_PIXELS: Final = 1 << 24
 """In a bin: 2**24 · 255 < 2**32."""
 
@@ -155,7 +158,7 @@ class BinTable:
             segments=segments[:: keys.size].copy(),
             lengths=np.broadcast_to(keys.astype(np.int32), histogram.shape)[there],
             counts=histogram[there].astype(np.int32),
-            bins=np.empty(segments[-1], np.uint32),
+            bins=np.zeros(segments[-1] + AHEAD, np.uint32),
             slots=np.empty(entries[-1], np.uint16),
             weights=np.empty(weights.size, np.float32),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from haltere.workers.errors import ReductionError, ShapeMismatch
+from haltere.workers.errors import ChunkError, ReductionError, ShapeMismatch
 from haltere.workers.kernel import Bins, BinTable, Kernel
 
 from ..chunks import bslz4
@@ -140,6 +141,22 @@ def test_a_frame_without_data_is_0_and_harms_no_other() -> None:
         assert not values[1].any()
         assert values[0].tobytes() == values[2].tobytes() == again[name][0].tobytes()
         assert values[0].any()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_what_a_damaged_frame_leaves_behind_is_in_no_later_sum(weighted: bool) -> None:
+    random = np.random.default_rng(6)
+    shape = (90, 211)  # several tiles
+    frames = [random.poisson(300, shape).astype("<u2") for _ in range(2)]
+    frames[1][random.random(shape) < 0.01] = 65535
+    chunks = [bslz4(frame) for frame in frames]
+    cut = replace(chunks[1], data=bytes(chunks[1].data)[:-200])
+    kernel = Kernel(shape, "<u2", {"bins": Bins(table=table(shape, 50, weighted), variance=True, sums=True)})
+    expected = kernel.run(chunks)["bins"]
+    with pytest.raises(ChunkError, match="frame 1"):
+        kernel.run([chunks[0], cut])
+    for name, values in kernel.run(chunks)["bins"].items():
+        assert values.tobytes() == expected[name].tobytes(), name
 
 
 def test_a_wrong_table_or_cutoff_is_refused() -> None:
