@@ -138,7 +138,7 @@ class Decoded:
         """Return the memory of a walk without bins."""
         return binning.INACTIVE[1]
 
-    def reset(self, plan: Any, state: Any) -> None:
+    def reset(self, plan: Any, state: Any, frames: int, at: int, out: dict[str, Array]) -> None:
         """There is nothing to be made ready."""
 
     def outputs(self, layout: Layout, frames: int) -> dict[str, Array]:

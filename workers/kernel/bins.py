@@ -96,7 +96,9 @@ class Bins:
             memory(self.table.bins),
         )
 
-    def reset(self, plan: binning.BinsPlan, state: binning.BinsState) -> None:
+    def reset(
+        self, plan: binning.BinsPlan, state: binning.BinsState, frames: int, at: int, out: dict[str, Array]
+    ) -> None:
         """Set to 0 what isn't: nothing of the sums, unless a walk failed."""
         width = self.table.bins * LOT
         if state.weighted.size and state.dirty.any():

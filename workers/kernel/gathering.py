@@ -18,7 +18,7 @@ from .runs import Runs
 
 INACTIVE = (
     ImagePlan(*(np.zeros(1, dtype) for dtype in ("i8", "i8", "i8", "i4", "u2", "i8", "i8"))),
-    ImageState(*(np.zeros(1, dtype) for dtype in ("i8", "u1", "u4", "u8", "u4", "u2", "i8", "i8", "i8", "u4", "u1"))),
+    ImageState(*(np.zeros(1, dtype) for dtype in ("i8", "i8", "u4", "u2", "i8", "i8", "i8", "u4", "u1"))),
 )
 """Of a walk without image parts."""
 
@@ -70,17 +70,18 @@ class ImagePart(ABC):
 
     @abstractmethod
     def outputs(self, layout: Layout, frames: int) -> dict[str, Array]:
-        """Return room for results, per frame (frames, …), or zeros for what adds up."""
+        """Return room for results, per frame (frames, …), or zeros for what adds up.
 
-    @abstractmethod
+        Pieces and smaller frames are ``frames``: the walk writes each where it belongs.
+        """
+
     def take(self, results: Array, missing: Array, at: int, out: dict[str, Array]) -> None:
-        """Read a lot.
+        """Read a lot: not of pieces and smaller frames.
 
         Parameters
         ----------
         results
-            (frames, regions, :data:`.operations.NUMBERS`) int64; of a piece (frames, bytes) uint8; of a smaller frame
-            (frames, rows, columns) uint32 or uint64; of a sum (rows, columns) int64.
+            (frames, regions, :data:`.operations.NUMBERS`) int64; of a sum (rows, columns) int64.
         missing
             Of a sum how many pixels were left out, (rows, columns) int64.
         at
@@ -88,6 +89,7 @@ class ImagePart(ABC):
         out
             As :meth:`outputs` gave it.
         """
+        raise NotImplementedError
 
     @abstractmethod
     def reference(self, frame: Array) -> dict[str, Array]:
@@ -119,12 +121,12 @@ class Images:
         """Return the tables. Those with the same limit stand together: a tile is cleaned once for them."""
         made = {name: part.operation(layout) for name, part in self.parts.items()}
         self._operations = dict(sorted(made.items(), key=lambda item: (item[1].kind == CROP, item[1].limit)))
-        self._itemsize = layout.itemsize
         self._table = np.zeros((len(made), FIELDS), np.int64)
         self._lanes = np.zeros(LANES, np.int64)
         self._sums = self._tiles = 0
         self._cells = 1
-        for row, each in zip(self._table, self._operations.values(), strict=True):
+        for number, (row, each) in enumerate(zip(self._table, self._operations.values(), strict=True)):
+            row[op.TARGETS] = number * LOT
             self._place(row, each, layout)
         runs, first = _joined(list(self._operations.values()), layout)
         smaller = [each.cells.ravel() for each in self._operations.values() if each.kind == SHRINK]
@@ -140,13 +142,17 @@ class Images:
         if each.kind == SUM:
             row[op.FIRST], self._sums = self._sums, self._sums + each.size
             row[op.TILE], self._tiles = self._tiles, self._tiles + layout.tile + PAD
+        elif each.kind == REGIONS:
+            row[op.FIRST] = self._lanes[op.NUMBERS_LANE]
+            self._lanes[op.NUMBERS_LANE] += each.size * NUMBERS
+        elif each.kind == CROP:
+            row[op.BYTES] = each.size * layout.itemsize
         else:
-            lane, size = self._room(each)
-            row[op.FIRST], self._lanes[lane] = self._lanes[lane], self._lanes[lane] + size
-        if each.kind == SHRINK:
             width = each.shape[1]
+            row[op.BYTES] = each.size * (8 if each.wide else 4)
+            row[op.TOPS] = width * (each.factor // 2 if each.factor % 2 == 0 else each.factor) + PAD
             for column, lane, size in (
-                (op.ROWS, op.ROWS_LANE, width * each.factor + PAD),
+                (op.ROWS, op.ROWS_LANE, row[op.TOPS] + 1 + width),
                 (op.LEFT, op.LEFT_LANE, width + 1),
                 (op.GROUP, op.GROUPS_LANE, 1),
             ):
@@ -158,9 +164,7 @@ class Images:
         size = LOT * plan.lanes + PAD
         return ImageState(
             numbers=np.zeros(size[op.NUMBERS_LANE], np.int64),
-            pieces=np.zeros(size[op.PIECES_LANE], np.uint8),
-            narrow=np.zeros(size[op.NARROW_LANE], np.uint32),
-            wide=np.zeros(size[op.WIDE_LANE], np.uint64),
+            targets=np.zeros(len(self._operations) * LOT, np.int64),
             rows=np.zeros(size[op.ROWS_LANE], np.uint32),
             left=np.zeros(size[op.LEFT_LANE], np.uint16),
             group=np.zeros(size[op.GROUPS_LANE], np.int64),
@@ -170,16 +174,17 @@ class Images:
             cleaned=np.zeros(6 * layout.stride + PAD, np.uint8),
         )
 
-    def reset(self, plan: ImagePlan, state: ImageState) -> None:
-        """Set everything to 0, and cells without a pixel that counts to all bits set."""
-        for array in (state.numbers, state.narrow, state.wide, state.rows, state.left, state.totals, state.missing):
+    def reset(self, plan: ImagePlan, state: ImageState, frames: int, at: int, out: dict[str, Array]) -> None:
+        """Set everything to 0, and say where pieces and smaller frames are written to."""
+        for array in (state.numbers, state.rows, state.left, state.totals, state.missing, state.tile):
             array.fill(0)
-        state.tile.fill(0)
         state.group.fill(-1)
-        for number, each in enumerate(self._operations.values()):
-            if each.kind == SHRINK and not each.cells.all():
-                for lane in self._views(state, number, each, LOT):
-                    lane[each.cells == 0] = np.iinfo(lane.dtype).max
+        apart = self.apart(out)
+        for number, (name, each) in enumerate(self._operations.items()):
+            if each.kind in (CROP, SHRINK):
+                written = apart[name]["frames"][at : at + frames]
+                first = written.ctypes.data + np.arange(frames) * self._table[number, op.BYTES]
+                state.targets[number * LOT : number * LOT + frames] = first
 
     def outputs(self, layout: Layout, frames: int) -> dict[str, Array]:
         """Return room for the results of all."""
@@ -193,11 +198,16 @@ class Images:
         """Read the results of a lot."""
         apart = self.apart(out)
         for number, (name, each) in enumerate(self._operations.items()):
+            first = int(self._table[number, op.FIRST])
             if each.kind == SUM:
-                cells = slice(self._table[number, op.FIRST], self._table[number, op.FIRST] + each.size)
+                cells = slice(first, first + each.size)
                 results, missing = state.totals[cells].reshape(each.shape), state.missing[cells].reshape(each.shape)
+            elif each.kind == REGIONS:
+                numbers = state.numbers[: LOT * plan.lanes[op.NUMBERS_LANE]].reshape(LOT, -1)
+                results = numbers[:frames, first : first + each.size * NUMBERS].reshape(frames, each.size, NUMBERS)
+                missing = np.empty(0, np.int64)
             else:
-                results, missing = self._views(state, number, each, frames), np.empty(0, np.int64)
+                continue
             self.parts[name].take(results, missing, at, apart[name])
 
     def apart(self, out: Mapping[str, Array]) -> dict[str, dict[str, Array]]:
@@ -207,29 +217,6 @@ class Images:
             name, _, output = key.rpartition("/")
             found[name][output] = array
         return found
-
-    def _views(self, state: ImageState, number: int, each: Operation, frames: int) -> Array:
-        """Return an operation's results, (frames, …)."""
-        first, (lane, size) = int(self._table[number, op.FIRST]), self._room(each)
-        arrays: dict[int, Array] = {
-            op.NUMBERS_LANE: state.numbers,
-            op.PIECES_LANE: state.pieces,
-            op.NARROW_LANE: state.narrow,
-            op.WIDE_LANE: state.wide,
-        }
-        length = int(self._lanes[lane])
-        lanes = arrays[lane][: LOT * length].reshape(LOT, length)[:frames, first : first + size]
-        if each.kind == CROP:
-            return lanes
-        return lanes.reshape(frames, *each.shape, *((NUMBERS,) if each.kind == REGIONS else ()))
-
-    def _room(self, operation: Operation) -> tuple[int, int]:
-        """Return the array that a lane's results are in, and how much of it."""
-        if operation.kind == REGIONS:
-            return op.NUMBERS_LANE, operation.size * NUMBERS
-        if operation.kind == CROP:
-            return op.PIECES_LANE, operation.size * self._itemsize
-        return op.WIDE_LANE if operation.wide else op.NARROW_LANE, operation.size
 
 
 def _joined(operations: list[Operation], layout: Layout) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

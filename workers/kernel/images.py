@@ -6,6 +6,7 @@ from typing import Any
 
 from . import operations as op
 from .compiling import inner
+from .intrinsics import memory
 from .operations import CROP, FIELDS, REGIONS, RUN, SHRINK
 from .parts import LOT
 from .pixels import BAD, VOID, add_moments, clean, count_bytes, peak, put_values
@@ -54,15 +55,15 @@ def add_images(
                     left_out, kept = clean(planes, px, base, plane, pixels, limit, plan.void[0], state.cleaned, stride)
                 if left_out > 0:
                     source, base, plane, dirty, planes = state.cleaned, 0, stride, True, kept
-            if planes > 0 or dirty:
+            if kind == SHRINK:  # its rows are written even if they are 0
+                shrink(source, base, plane, planes, dirty, lane, begin, end, at, stride, plan, state)
+                if tile == table[at + op.LAST]:
+                    end_row(lane, at, plan, state)
+            elif planes > 0 or dirty:
                 if kind == REGIONS:
                     _regions(source, base, plane, planes, dirty, lane, begin, end, at, stride, plan, state)
-                elif kind == SHRINK:
-                    shrink(source, base, plane, planes, dirty, lane, begin, end, at, stride, plan, state)
                 else:
                     sum_tile(source, base, plane, planes, dirty, begin, end, at, stride, plan, state)
-            if kind == SHRINK and tile == table[at + op.LAST]:
-                end_row(lane, at, plan, state)
     end_sums(here, number_of, plan, state)
 
 
@@ -95,8 +96,8 @@ def _crop(
     state: Any,
 ) -> None:  # fmt: skip
     """Copy runs to their places in a piece."""
-    first = lane * plan.lanes[op.PIECES_LANE] + plan.operations[at + op.FIRST]
+    piece = memory(state.targets[plan.operations[at + op.TARGETS] + lane], plan.operations[at + op.BYTES])
     for run in range(begin * RUN, end * RUN, RUN):
         start, length = int(plan.runs[run + op.START]), int(plan.runs[run + op.LENGTH])
-        to = first + plan.runs[run + op.TARGET] * itemsize
-        put_values(itemsize, planes, state.pieces, to, px, base + start, plane, length)
+        to = plan.runs[run + op.TARGET] * itemsize
+        put_values(itemsize, planes, piece, to, px, base + start, plane, length)

@@ -165,7 +165,7 @@ class _Pass:
         mine = self._idle.pop() if self._idle else self._memory()
         try:
             for name, part in self._parts.items():
-                part.reset(self._plans[name], mine.states[name])
+                part.reset(self._plans[name], mine.states[name], len(lot), first, out[name])
             arguments = self._in_slots(mine.states)
             status = walk(len(lot), layout.pixels, layout.itemsize, lanes, self._tables, mine.scratch, *arguments)
             if status == REFUSED:

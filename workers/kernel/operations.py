@@ -12,15 +12,18 @@ from numpy.typing import NDArray
 
 REGIONS, CROP, SHRINK, SUM = range(4)
 
-FIELDS: Final = 13
-KIND, LIMIT, FIRST, FACTOR, WIDTH, WIDE, ROWS, LEFT, CELLS, GROUP, LAST, PEAKS, TILE = range(FIELDS)
+FIELDS: Final = 16
+KIND, LIMIT, FIRST, TARGETS, BYTES, FACTOR, WIDTH, WIDE, ROWS, TOPS, LEFT, CELLS, GROUP, LAST, PEAKS, TILE = range(
+    FIELDS
+)
 """Columns of the table of operations.
 
-``KIND`` : one of the above. ``LIMIT`` : pixels above it are left out. ``FIRST`` : where its results begin, in a lane if
-there are some per frame. ``FACTOR`` : pixels of a cell along each axis. ``WIDTH`` : cells in a row. ``WIDE`` : 1 if
-cells have 64 bits. ``ROWS``, ``LEFT``, ``GROUP`` : where its row of pixels, its counts of pixels left out and its row's
-number are in a lane. ``CELLS`` : where its cells are in the plan. ``LAST`` : its last tile. ``PEAKS`` : 1 if maxima are
-wanted. ``TILE`` : where its tile of sums is.
+``KIND`` : one of the above. ``LIMIT`` : pixels above it are left out. ``FIRST`` : where its results begin; regions' in
+a lane. ``TARGETS``, ``BYTES`` : of a piece or a smaller frame, where the addresses of the lot's are, and how large one
+is. ``FACTOR`` : pixels of a cell along each axis. ``WIDTH`` : cells in a row. ``WIDE`` : 1 if cells have 64 bits.
+``ROWS``, ``LEFT``, ``GROUP`` : where its row of pixels, its counts of pixels left out and its row's number are in a
+lane; ``TOPS`` : where the sums of the highest bytes are in the row. ``CELLS`` : where its cells are in the plan.
+``LAST`` : its last tile. ``PEAKS`` : 1 if maxima are wanted. ``TILE`` : where its tile of sums is.
 """
 
 PAD: Final = 64
@@ -36,8 +39,8 @@ MOST, EXCLUDED, SATURATED = 12, 13, 14
 """A region's numbers: Σ v of each byte plane, 4; Σ v·column likewise; Σ v·row; the greatest value; how many pixels were
 left out, and how many of those have data."""
 
-LANES: Final = 7
-NUMBERS_LANE, PIECES_LANE, NARROW_LANE, WIDE_LANE, ROWS_LANE, LEFT_LANE, GROUPS_LANE = range(LANES)
+LANES: Final = 4
+NUMBERS_LANE, ROWS_LANE, LEFT_LANE, GROUPS_LANE = range(LANES)
 """How much of each array of the state a lane has."""
 
 
@@ -62,16 +65,16 @@ class ImagePlan(NamedTuple):
 class ImageState(NamedTuple):
     """A lot's results, lane after lane, and what is needed on the way.
 
-    ``numbers`` : of regions. ``pieces`` : bytes of pieces. ``narrow``, ``wide`` : cells of smaller frames, of 32 and 64
-    bits. ``rows`` : a row of pixels of each, ``left`` : how many pixels were left out of each cell of a row, and at its
-    end 1 if there are any, ``group`` : which row of cells these are for, −1 for none. ``totals``, ``missing`` : of sums
-    of frames, added up over a lot; ``tile`` : a tile of each. ``cleaned`` : a tile without what is left out.
+    ``numbers`` : of regions. ``targets`` : (operations, 16) int64, addresses of a lot's pieces and smaller frames: they
+    are written where they belong. ``rows`` : a row of pixels of each, or of pairs of them, added up, without their
+    highest bytes, which few have; then 1 if there are any, and their sums by cells. ``left`` : how many pixels were
+    left out of each cell of a row, and at its end 1 if there are any. ``group`` : which row of cells these are for, −1
+    for none. ``totals``, ``missing`` : of sums of frames, added up over a lot; ``tile`` : a tile of each. ``cleaned`` :
+    a tile without what is left out.
     """
 
     numbers: NDArray[np.int64]
-    pieces: NDArray[np.uint8]
-    narrow: NDArray[np.uint32]
-    wide: NDArray[np.uint64]
+    targets: NDArray[np.int64]
     rows: NDArray[np.uint32]
     left: NDArray[np.uint16]
     group: NDArray[np.int64]

@@ -15,7 +15,7 @@ so that there is one compilation.
         part.outputs(layout, n)            once a call: the arrays that come back
         part.state(layout, plan)           seldom: kept from call to call, one per thread
         for each lot of up to 16 frames:
-            part.reset(plan, state)
+            part.reset(plan, state, frames, at, out)
             add_bins(…, plan, state)       compiled, for each tile
             part.take(plan, state, frames, at, out)
 """
@@ -106,8 +106,14 @@ class Part(Protocol):
         """Return memory for :data:`LOT` frames, a named tuple of arrays; always of the same types."""
         ...
 
-    def reset(self, plan: Any, state: Any) -> None:
-        """Make the state ready for a lot."""
+    def reset(self, plan: Any, state: Any, frames: int, at: int, out: dict[str, Array]) -> None:
+        """Make the state ready for a lot.
+
+        Parameters
+        ----------
+        frames, at, out
+            As for :meth:`take`: what is written as it comes is written there.
+        """
         ...
 
     def outputs(self, layout: Layout, frames: int) -> dict[str, Array]:

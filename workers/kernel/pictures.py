@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -52,12 +53,6 @@ class Crop(ImagePart):
         """Return room for the pieces."""
         return {"frames": np.empty((frames, *self.rectangle.shape), layout.dtype)}
 
-    def take(self, results: Array, missing: Array, at: int, out: dict[str, Array]) -> None:
-        """Copy the pieces."""
-        del missing
-        pieces = out["frames"]
-        pieces[at : at + len(results)] = results.view(pieces.dtype).reshape(-1, *pieces.shape[1:])
-
     def reference(self, frame: Array) -> dict[str, Array]:
         """Return the piece of a decoded frame of any type."""
         self.rectangle.check(_rows_and_columns(frame.shape))
@@ -91,6 +86,13 @@ class _Cells(ImagePart):
         if self.mask.shape != shape:
             raise ReductionError(f"the mask has {self.mask.shape} pixels, the frames have {shape}")
         return ~self.mask
+
+    @cached_property
+    def _masked_rows(self) -> NDArray[np.int64]:
+        """Return which rows of cells have no pixel that isn't masked."""
+        if self.mask is None:
+            return np.empty(0, np.int64)
+        return np.flatnonzero(~self._added(~self.mask).any(axis=1))
 
     def _operation(self, kind: int, layout: Layout, wide: bool) -> Operation:
         covered = self.coverage(layout.shape)
@@ -140,13 +142,10 @@ class Shrink(_Cells):
         return self._operation(op.SHRINK, layout, self.type_of(layout.dtype).itemsize == 8)
 
     def outputs(self, layout: Layout, frames: int) -> dict[str, Array]:
-        """Return room for the smaller frames."""
-        return {"frames": np.empty((frames, *self.shape_of(layout.shape)), self.type_of(layout.dtype))}
-
-    def take(self, results: Array, missing: Array, at: int, out: dict[str, Array]) -> None:
-        """Copy them."""
-        del missing
-        out["frames"][at : at + len(results)] = results
+        """Return room for the smaller frames; rows of cells of which all pixels are masked are no runs' to write."""
+        smaller = np.empty((frames, *self.shape_of(layout.shape)), self.type_of(layout.dtype))
+        smaller[:, self._masked_rows] = np.iinfo(smaller.dtype).max
+        return {"frames": smaller}
 
     def reference(self, frame: Array) -> dict[str, Array]:
         """Return the same of a decoded frame, by numpy; of any type of pixels."""

@@ -8,9 +8,9 @@ import numpy as np
 
 from . import operations as op
 from .compiling import inner
-from .intrinsics import read8
-from .operations import PAD, RUN
-from .pixels import BAD, add_values, halve, move32, move64, next_byte
+from .intrinsics import memory, read8, read16, read32, read64, write32, write64
+from .operations import RUN
+from .pixels import BAD, add_fives, add_pairs, add_threes, add_values, halve, move32, move64, next_byte
 from .tiles import clear
 
 
@@ -21,13 +21,15 @@ def shrink(
 ) -> None:  # fmt: skip
     """Add runs to the row of cells that is being filled; end it when the next begins.
 
-    Rows of pixels are added up as they are, and put together to cells at the end: that is a vector's work.
+    Rows of pixels, or of pairs of them, are added up as they are, and put together to cells at the end: so less memory
+    is gone over.
     """
     table = plan.operations
     factor, width = table[at + op.FACTOR], table[at + op.WIDTH]
     rows = lane * plan.lanes[op.ROWS_LANE] + table[at + op.ROWS]
     left = lane * plan.lanes[op.LEFT_LANE] + table[at + op.LEFT]
     group = lane * plan.lanes[op.GROUPS_LANE] + table[at + op.GROUP]
+    tops = rows + table[at + op.TOPS]
     for run in range(begin * RUN, end * RUN, RUN):
         start, length = int(plan.runs[run + op.START]), int(plan.runs[run + op.LENGTH])
         column, row = int(plan.runs[run + op.COLUMN]), int(plan.runs[run + op.ROW]) // factor
@@ -35,21 +37,41 @@ def shrink(
             end_row(lane, at, plan, state)
             state.group[group] = row
         if planes == 4:  # sums of the highest bytes may not fit into the row; few pixels have one
-            to = table[at + op.FIRST] + row * width
             top = base + 3 * plane + start
             i = next_byte(source, top, 0, length)
             while i < length:
-                _add(to + (column + i) // factor, read8(source, top + i) << 24, lane, at, plan, state)
+                state.rows[tops] = 1
+                state.rows[tops + 1 + (column + i) // factor] += np.uint32(read8(source, top + i))
                 i = next_byte(source, top, i + 1, length)
-        if planes > 0:
+        if planes > 0 and factor & 1 == 0:
+            _add_pairs(min(planes, 3), state.rows, rows, column, source, base + start, plane, length)
+        elif planes > 0:
             add_values(min(planes, 3), state.rows, rows + column, source, base + start, plane, length)
         if dirty and count_cells(source, BAD * stride + start, length, column, factor, state.left, left):
             state.left[left + width] = 1
 
 
 @inner
+def _add_pairs(
+    planes: int, rows: Any, first: int, column: int, source: Any, offset: int, plane: int, length: int
+) -> None:
+    """Add a run to sums of two columns each."""
+    if column & 1 == 1:
+        value = 0
+        for j in range(planes):
+            value |= read8(source, offset + j * plane) << (8 * j)
+        to = 4 * (first + column // 2)
+        write32(rows, to, read32(rows, to) + value)
+        column += 1
+        offset += 1
+        length -= 1
+    if length > 0:
+        add_pairs(planes, rows, first + column // 2, source, offset, plane, length)
+
+
+@inner
 def end_row(lane: int, at: int, plan: Any, state: Any) -> None:
-    """Put a row of cells into the picture: sums, or all bits set where every pixel was left out."""
+    """Write a row of cells into the picture: sums, or all bits set where no pixel counts."""
     table = plan.operations
     group = lane * plan.lanes[op.GROUPS_LANE] + table[at + op.GROUP]
     row = state.group[group]
@@ -59,33 +81,58 @@ def end_row(lane: int, at: int, plan: Any, state: Any) -> None:
     factor, width = table[at + op.FACTOR], table[at + op.WIDTH]
     rows = lane * plan.lanes[op.ROWS_LANE] + table[at + op.ROWS]
     left = lane * plan.lanes[op.LEFT_LANE] + table[at + op.LEFT]
-    to = table[at + op.FIRST] + row * width
-    wide = table[at + op.WIDE] != 0
-    if factor & (factor - 1) == 0 and factor <= 16:  # 16 · 16 values below 2²⁴ fit into 32 bits
-        some = factor
-        while some > 1:
+    tops = rows + table[at + op.TOPS]
+    some = factor if factor & 1 == 1 else factor >> 1
+    if factor <= 16:  # 16 · 16 values below 2²⁴ fit into 32 bits
+        while some & 1 == 0:
             some >>= 1
             halve(state.rows, rows, width * some)
-        if wide:
-            move64(state.wide, lane * plan.lanes[op.WIDE_LANE] + to, state.rows, rows, width)
-        else:
-            move32(state.narrow, lane * plan.lanes[op.NARROW_LANE] + to, state.rows, rows, width)
-        clear(state.rows, 4 * (rows + width), 4 * (width * (factor - 1) + PAD))
-    else:
-        pixel = rows
+        if some == 3:
+            add_threes(state.rows, rows, width)
+            some = 1
+        elif some == 5:
+            add_fives(state.rows, rows, width)
+            some = 1
+    if some > 1:
         for cell in range(width):
             total = 0
-            for _ in range(factor):
-                total += int(state.rows[pixel])
-                pixel += 1
-            if total != 0:
-                _add(to + cell, total, lane, at, plan, state)
-        clear(state.rows, 4 * rows, 4 * width * factor)
-    if state.left[left + width] != 0:  # a pixel was left out
-        cells = table[at + op.CELLS] + row * width
+            for pixel in range(rows + cell * some, rows + (cell + 1) * some):
+                total += read32(state.rows, 4 * pixel)
+            write32(state.rows, 4 * (rows + cell), total & 0xFFFFFF)
+            if total >> 24 != 0:
+                state.rows[tops] = 1
+                state.rows[tops + 1 + cell] += np.uint32(total >> 24)
+    picture = memory(state.targets[table[at + op.TARGETS] + lane], table[at + op.BYTES])
+    cells = table[at + op.CELLS] + row * width
+    wide = table[at + op.WIDE] != 0
+    itemsize = 8 if wide else 4
+    to = row * width * itemsize
+    done = 0
+    while done + 16 <= width or (done < width and width >= 16):
+        done = min(done, width - 16)  # the last 16: some are written twice, as the same
+        if wide:
+            move64(picture, to + 8 * done, state.rows, rows + done, state.left, left + done, plan.cells, cells + done)
+        else:
+            move32(picture, to + 4 * done, state.rows, rows + done, state.left, left + done, plan.cells, cells + done)
+        done += 16
+    for cell in range(done, width):
+        value = read32(state.rows, 4 * (rows + cell))
+        if read16(state.left, 2 * (left + cell)) == read16(plan.cells, 2 * (cells + cell)):
+            value = -1
+        if wide:
+            write64(picture, to + 8 * cell, value)
+        else:
+            write32(picture, to + 4 * cell, value)
+    clear(state.rows, 4 * rows, 4 * table[at + op.TOPS])
+    if state.rows[tops] != 0:
         for cell in range(width):
-            if state.left[left + cell] != 0 and state.left[left + cell] == plan.cells[cells + cell]:
-                _add(to + cell, -1, lane, at, plan, state)  # nothing is there yet: all bits are set
+            more = read32(state.rows, 4 * (tops + 1 + cell)) << 24
+            if more != 0 and wide:
+                write64(picture, to + 8 * cell, read64(picture, to + 8 * cell) + more)
+            elif more != 0:
+                write32(picture, to + 4 * cell, read32(picture, to + 4 * cell) + more)
+        clear(state.rows, 4 * tops, 4 * (width + 1))
+    if state.left[left + width] != 0:  # a pixel was left out
         clear(state.left, 2 * left, 2 * (width + 1))
 
 
@@ -108,11 +155,3 @@ def count_cells(source: Any, offset: int, length: int, column: int, factor: int,
         found = True
         i = next_byte(source, offset, i, length)
     return found
-
-
-@inner
-def _add(cell: int, value: int, lane: int, at: int, plan: Any, state: Any) -> None:
-    if plan.operations[at + op.WIDE] != 0:
-        state.wide[lane * plan.lanes[op.WIDE_LANE] + cell] += np.uint64(value)
-    else:
-        state.narrow[lane * plan.lanes[op.NARROW_LANE] + cell] += np.uint32(value)

@@ -8,7 +8,7 @@ from . import operations as op
 from .compiling import inner
 from .intrinsics import read8
 from .operations import FIELDS, RUN, SUM
-from .pixels import BAD, add_values, move64, next_byte
+from .pixels import BAD, add_longs, add_values, next_byte
 from .shrinking import count_cells
 
 
@@ -51,7 +51,7 @@ def end_sums(here: int, number_of: int, plan: Any, state: Any) -> None:
             pixel = table[at + op.TILE] + plan.runs[run + op.START]
             left = int(plan.runs[run + op.LENGTH])
             if factor == 1:
-                move64(state.totals, cell, state.tile, pixel, left)
+                add_longs(state.totals, cell, state.tile, pixel, left)
                 continue
             some = factor - plan.runs[run + op.COLUMN] % factor  # pixels up to the cell's end
             while left > 0:

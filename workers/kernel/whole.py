@@ -55,7 +55,7 @@ class Whole:
         """Return memory for a lot."""
         return WholeState(np.zeros(LOT * layout.pixels * layout.itemsize, np.uint8))
 
-    def reset(self, plan: WholePlan, state: WholeState) -> None:
+    def reset(self, plan: WholePlan, state: WholeState, frames: int, at: int, out: dict[str, Array]) -> None:
         """Leave what is there: every covered pixel is written, others aren't read."""
 
     def outputs(self, layout: Layout, frames: int) -> dict[str, Array]:

@@ -50,12 +50,13 @@ def scenes(draw: st.DrawFn) -> tuple[list[NDArray[Any]], dict[str, ImagePart]]:
         for number in range(draw(st.integers(1, 4)))
     ]
     mask = np.random.default_rng(seed).random(shape) < draw(st.sampled_from([0.0, 0.1]))
+    mask[draw(st.integers(0, shape[0])) :] |= draw(st.booleans())  # whole rows of cells
     mask[0, 0] = False
     labels = np.random.default_rng(seed).integers(0, 4, shape)
     labels[0, 0] = 3
     cutoffs = st.sampled_from([None, 0.5, 2.0, 300.0, 1e5, 5e9])
     several = tuple(draw(st.lists(rectangles(shape), min_size=1, max_size=3)))
-    factors = st.integers(1, 9)
+    factors = st.integers(1, 12) | st.sampled_from([15, 16, 17, 24, 40, 64])
     return frames, {
         "rectangles": Regions(
             several, mask=mask if draw(st.booleans()) else None, cutoff=draw(cutoffs), peaks=True, centres=True
