@@ -1,8 +1,8 @@
 """Spectra to areas: dead-time correction, sum of the elements, product with templates, in one pass over the counts.
 
 A spectrum's areas are the same to the bit whatever it is reduced together with and wherever: :mod:`.dots` says how.
-They are as good as float32 is: an area's error is about 1e-8 of what its channels add to it, without regard of sign,
-which is some thousand times less than what counting leaves uncertain.
+They are as good as float32 is: an area's error is about 1e-8 of what all counts, had they been in the channel that adds
+most to it, would add, which is some thousand times less than what counting leaves uncertain.
 """
 
 from __future__ import annotations
@@ -14,25 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ReductionError, ShapeMismatch
+from .aligned import address, aligned
 from .compiling import inner, outer
-from .dots import LANES, TILE, add_weighted, dots, round_to_single, tally32, tally64, tally_to_single, to_single
+from .dots import MIXED, TILE, dots, mix
 from .intrinsics import memory
+from .places import LANES, ROWS
+from .plan import BLOCK, planned
+from .tallies import add_large, clear, tally, tally_single, tally_weighted
 
-BLOCK: Final = 512
-"""Channels after which a sum goes over to float64. Results depend on it."""
-
-LOT: Final = 8
-"""Spectra at a time: as float32 they fit into the second-level cache beside the templates, and a block of them with a
-tile's templates into the first. Results don't depend on it."""
-
-APART: Final = 256
-"""Values between two rows: at multiples of 4096 bytes rows fight for the same cache lines."""
+LOT: Final = 12
+"""Spectra at a time: a block of them fits as float32 into the first-level cache beside a tile's templates. Results
+don't depend on it."""
 
 MANY: Final = 1 << 28
 """So many counts in a channel, LOT times, pass 32 bits."""
 
-NEGLIGIBLE: Final = 2.0**-60
-"""A template's values smaller than this, beside its largest, are 0: their products would be denormal, which is slow."""
+NOTHING: Final = np.zeros(BLOCK, np.uint32)
+"""Counts of nobody, to fill a lot."""
 
 
 class Projected(NamedTuple):
@@ -52,11 +50,13 @@ class Projected(NamedTuple):
 class _Memory(NamedTuple):
     """What one thread works in, kept from run to run: memory that is new to a process costs more than the work.
 
-    ``singles`` : a lot's spectra, then their variances. ``flushed`` : a lot's sums, and a row for nobody.
+    ``singles`` : a block of a lot's spectra, then of their variances. ``sums`` : a lot's, and a row for nobody.
+    ``subtotal`` : a lot's, of all elements.
     """
 
     singles: NDArray[np.float32]
-    flushed: NDArray[np.float64]
+    sums: NDArray[np.float64]
+    subtotal: NDArray[np.uint32]
 
 
 class Projection:
@@ -68,7 +68,7 @@ class Projection:
         (templates, channels) float64, finite: area k is the sum over channels of operator[k]·counts.
     variances
         The templates of whose areas the variance is wanted, the sum over channels of operator[k]²·counts; None for
-        all. A variance is as much work as an area.
+        all. A variance is more work than an area, which shares sums with others.
 
     Notes
     -----
@@ -80,17 +80,11 @@ class Projection:
             raise ReductionError(f"an operator of {operator.shape} must be (templates, channels), finite")
         self.templates, self.channels = operator.shape
         chosen = np.arange(self.templates) if variances is None else np.array(variances, np.intp)
-        # Each template is brought to 1 by a power of two, which changes no digit: float32 has a short range.
-        _, exponents = np.frexp(np.abs(operator).max(axis=1))
-        self._scale = np.ldexp(1.0, exponents)
-        scaled = operator / self._scale[:, None]
-        scaled[np.abs(scaled) < NEGLIGIBLE] = 0
-        self._variance_scale = self._scale[chosen]
         self._padded = -(-self.channels // LANES) * LANES
-        self._table = np.concatenate([_tiled(each, self._padded) for each in (scaled, scaled[chosen] ** 2)])
+        padded = np.pad(operator, ((0, 0), (0, self._padded - self.channels)))
+        self._plan, scale = planned(padded, chosen)
+        self._variance_scale = scale[chosen] ** 2
         self._idle: list[_Memory] = []
-        starts = np.arange(0, self._padded, BLOCK)
-        self._used = np.logical_or.reduceat((_padded(scaled, self.templates, self._padded) != 0).any(axis=0), starts)
 
     def run(self, elements: Sequence[NDArray[Any]], factors: NDArray[np.float64]) -> Projected:
         """Reduce n spectra, each counted by one or several elements.
@@ -115,40 +109,39 @@ class Projection:
                 )
         if not elements or factors.shape != (n, len(elements)):
             raise ShapeMismatch(f"factors of {factors.shape} for {n} spectra of {len(elements)} elements")
-        rows = [self._rows(each) for each in elements]
-        # A single element's factor is applied to its areas, exactly.
-        alone = len(rows) == 1
-        weights = np.ones((n, 1)) if alone else np.array(factors, np.float64, order="C")
-        areas, variances = np.empty((n, self.templates)), np.empty((n, len(self._variance_scale)))
+        rows, plan = [self._rows(each) for each in elements], self._plan
+        # Of whole lots, and of whole vectors.
+        areas, variances = np.empty((n, plan.mixing.shape[1])), np.empty((n, len(self._variance_scale)))
         total = np.zeros((len(rows), self._padded), np.int64)
-        bits = np.zeros((n, len(rows)), np.int64)
+        bits = np.zeros((-(-n // LOT) * LOT, len(rows)), np.int64)
         if n:
-            addresses = np.array([each.__array_interface__["data"][0] for each in rows], np.int64)
-            strides = np.array([each.strides[0] for each in rows], np.int64)
-            scale = factors[:, 0] if alone else np.ones(n)
             mine = self._idle.pop() if self._idle else self._memory()
+            if len(mine.subtotal) != total.size:
+                mine = mine._replace(subtotal=aligned(total.size, np.uint32))
             _project(
-                addresses,
-                strides,
-                weights,
-                self._table,
-                self._used,
-                mine.singles,
-                mine.flushed,
-                np.array(scale, np.float64),
-                self._scale,
+                np.array([*map(address, rows), address(NOTHING)], np.int64),
+                np.array([each.strides[0] for each in rows], np.int64),
+                np.array(factors, np.float64, order="C"),
+                *plan,
                 self._variance_scale,
-                areas,
+                mine.singles,
+                mine.sums,
+                mine.subtotal,
+                areas.reshape(-1),
                 variances,
                 total.reshape(-1),
                 bits,
             )
             self._idle.append(mine)
-        return Projected(areas, variances, total[:, : self.channels], bits)
+        return Projected(areas[:, : self.templates], variances, total[:, : self.channels], bits[:n])
 
     def _memory(self) -> _Memory:
-        sums = len(self._table) // self._padded * LANES
-        return _Memory(np.empty(2 * LOT * (self._padded + APART), np.float32), np.empty((LOT + 1) * sums))
+        width = len(self._plan.mixing) + -(-len(self._variance_scale) // TILE) * TILE
+        return _Memory(
+            aligned(2 * LOT * BLOCK, np.float32),
+            aligned((LOT + 1) * width, np.float64),
+            aligned(0, np.uint32),
+        )
 
     def _rows(self, spectra: NDArray[Any]) -> NDArray[Any]:
         """Return the spectra so that each is a row of whole groups in one piece."""
@@ -158,136 +151,152 @@ class Projection:
         return spectra if straight else np.ascontiguousarray(spectra)
 
 
-def _padded(rows: NDArray[np.float64], templates: int, channels: int) -> NDArray[np.float64]:
-    return np.pad(rows, ((0, templates - rows.shape[0]), (0, channels - rows.shape[1])))
-
-
-def _tiled(rows: NDArray[np.float64], channels: int) -> NDArray[np.float32]:
-    """Return templates as :func:`.dots.dots` reads them: tile by tile, group by group, template by template."""
-    tiles = -(-len(rows) // TILE)
-    cut = _padded(rows, tiles * TILE, channels).reshape(tiles, TILE, channels // LANES, LANES)
-    return np.ascontiguousarray(cut.transpose(0, 2, 1, 3), np.float32).ravel()
-
-
 @outer
 def _project(
     addresses: Any,
     strides: Any,
-    weights: Any,
+    factors: Any,
     table: Any,
-    used: Any,
-    singles: Any,
-    flushed: Any,
-    frame_scale: Any,
-    area_scale: Any,
+    ends: Any,
+    slots: Any,
+    mixing: Any,
     variance_scale: Any,
+    singles: Any,
+    sums: Any,
+    subtotal: Any,
     areas: Any,
     variances: Any,
     totals: Any,
     bits: Any,
 ) -> None:
-    n, elements = weights.shape
-    channels, blocks = len(totals) // elements, len(used)
-    tiles = len(table) // (channels * TILE)
-    first_variance = (areas.shape[1] + TILE - 1) // TILE
-    stride, width = channels + APART, tiles * TILE * LANES
-    mixed = np.empty(2 * BLOCK)
-    subtotal = np.empty(elements * channels, np.uint32)
-    filled = np.empty((blocks, LOT + 1), np.int64)
-    fills = np.empty(blocks, np.int64)
+    n, elements = factors.shape
+    channels, blocks = len(totals) // elements, len(ends) - 1
+    mixed, wide = mixing.shape
+    width, squares = len(sums) // (LOT + 1), LOT * BLOCK
+    weights = mixing.reshape(-1)
+    filled = np.empty(LOT + ROWS, np.int64)
     for first in range(0, n, LOT):
         rows = min(LOT, n - first)
-        _clear(subtotal, len(subtotal))
-        _clear(fills, blocks)
-        large = np.int64(0)
-        for row in range(rows):
-            for block in range(blocks):
-                start = block * BLOCK
-                groups = min(BLOCK, channels - start) // LANES
-                to = row * stride + start
-                found = np.int64(0)
-                for element in range(elements):
-                    counts, place = _counts(addresses, strides, n, channels, element, first + row, start)
-                    if elements == 1:
-                        seen = tally_to_single(counts, place, groups, subtotal, start, singles, to)
-                        if seen >> 31:
-                            to_single(counts, place, groups, singles, to)
-                    else:
-                        seen = tally32(counts, place, groups, subtotal, element * channels + start)
-                    bits[first + row, element] |= seen
-                    found |= seen
-                large |= found
-                if found == 0 or not used[block]:
-                    continue  # nothing but zeros would be added
-                filled[block, fills[block]] = row
-                fills[block] += 1
-                if elements == 1:
-                    continue
-                _clear(mixed, 2 * BLOCK)
-                for element in range(elements):
-                    counts, place = _counts(addresses, strides, n, channels, element, first + row, start)
-                    add_weighted(counts, place, groups, weights[first + row, element], mixed, 0, mixed, BLOCK)
-                round_to_single(mixed, 0, groups, singles, to)
-                round_to_single(mixed, BLOCK, groups, singles, LOT * stride + to)
-        for element in range(elements):
-            if large < MANY:
-                tally64(subtotal, element * channels, channels // LANES, totals, element * channels)
-                continue
-            for row in range(rows):  # the subtotal may have passed 32 bits
-                counts, place = _counts(addresses, strides, n, channels, element, first + row, 0)
-                tally64(counts, place, channels // LANES, totals, element * channels)
-        _clear(flushed, rows * width)
+        clear(subtotal, 0, len(subtotal))
+        clear(sums, 0, rows * width)
+        large, place = np.int64(0), np.int64(0)
         for block in range(blocks):
-            start, count = block * BLOCK, fills[block]
+            start = block * BLOCK
             groups = min(BLOCK, channels - start) // LANES
-            filled[block, count] = LOT
-            for tile in range(tiles):
-                squares = elements > 1 and tile >= first_variance
-                for k in range(0, count, 2):
-                    one, two = filled[block, k], filled[block, k + 1]
-                    place = (LOT * stride if squares else 0) + start
-                    other = one if two == LOT else two
+            count = np.int64(0)
+            for row in range(0, rows, ROWS):
+                frame = first + row
+                found, second, third = np.int64(0), np.int64(0), np.int64(0)
+                if elements > 1:
+                    clear(singles, row * BLOCK, ROWS * BLOCK)
+                    clear(singles, squares + row * BLOCK, ROWS * BLOCK)
+                for element in range(elements):
+                    counts, one = _counts(addresses, strides, n, channels, element, frame, start)
+                    others, two = _counts(addresses, strides, n, channels, element, frame + 1, start)
+                    last, three = _counts(addresses, strides, n, channels, element, frame + 2, start)
+                    to = element * channels + start
+                    if elements == 1:
+                        seen = tally_single(
+                            counts,
+                            one,
+                            others,
+                            two,
+                            last,
+                            three,
+                            groups,
+                            subtotal,
+                            to,
+                            singles,
+                            row * BLOCK,
+                            BLOCK,
+                        )
+                    else:
+                        seen = tally_weighted(
+                            counts,
+                            one,
+                            others,
+                            two,
+                            last,
+                            three,
+                            groups,
+                            subtotal,
+                            to,
+                            singles,
+                            row * BLOCK,
+                            BLOCK,
+                            squares,
+                            factors[frame, element],
+                            factors[min(frame + 1, n - 1), element],
+                            factors[min(frame + 2, n - 1), element],
+                        )
+                    bits[frame, element] |= seen[0]
+                    bits[frame + 1, element] |= seen[1]
+                    bits[frame + 2, element] |= seen[2]
+                    found |= seen[0]
+                    second |= seen[1]
+                    third |= seen[2]
+                large |= found | second | third
+                if (found | second | third) >> 31:  # they were taken as negative
+                    for again in range(row, min(row + ROWS, rows)):
+                        clear(singles, again * BLOCK, BLOCK)
+                        clear(singles, squares + again * BLOCK, BLOCK)
+                        for element in range(elements):
+                            counts, one = _counts(addresses, strides, n, channels, element, first + again, start)
+                            weight = 1.0 if elements == 1 else factors[first + again, element]
+                            add_large(counts, one, groups, weight, singles, again * BLOCK, squares)
+                # Of an empty block nothing but zeros would be added.
+                filled[count] = row
+                count += found != 0
+                filled[count] = row + 1
+                count += second != 0
+                filled[count] = row + 2
+                count += third != 0
+            filled[count], filled[count + 1] = LOT, LOT
+            for tile in range(ends[block], ends[block + 1]):
+                slot = slots[tile]
+                begin = squares if slot >= mixed and elements > 1 else 0
+                for k in range(0, count, ROWS):
+                    a, b, c = filled[k], filled[k + 1], filled[k + 2]
                     dots(
                         singles,
-                        place + one * stride,
-                        place + other * stride,
+                        begin + a * BLOCK,
+                        begin + (b if b < LOT else a) * BLOCK,
+                        begin + (c if c < LOT else a) * BLOCK,
                         table,
-                        (tile * channels + start) * TILE,
+                        place,
                         groups,
-                        flushed,
-                        one * width + tile * TILE * LANES,
-                        two * width + tile * TILE * LANES,
+                        sums,
+                        a * width + slot,
+                        b * width + slot,
+                        c * width + slot,
                     )
+                place += groups * LANES * TILE
+        for element in range(elements):
+            to = element * channels
+            if large < MANY:
+                tally(subtotal.view(np.uint8), to, channels // LANES, totals, to)
+                continue
+            for row in range(rows):  # the subtotal may have passed 32 bits
+                counts, one = _counts(addresses, strides, n, channels, element, first + row, 0)
+                tally(counts, one, channels // LANES, totals, to)
         for row in range(rows):
-            factor = frame_scale[first + row]
-            for k in range(areas.shape[1]):
-                scale = area_scale[k] * factor
-                areas[first + row, k] = _lanes(flushed, row * width + k * LANES) * scale
+            frame = first + row
+            factor = factors[frame, 0] if elements == 1 else 1.0  # a single element's is applied to its areas
+            for k in range(0, wide, MIXED):
+                mix(sums, row * width, mixed, weights, k, wide, factor, areas, frame * wide + k)
             for k in range(variances.shape[1]):
-                scale = variance_scale[k] * factor
-                at = row * width + (first_variance * TILE + k) * LANES
-                variances[first + row, k] = _lanes(flushed, at) * (scale * scale)
-
-
-@inner
-def _clear(values: Any, count: int) -> None:
-    """Set the first to 0; written as a slice it would take long to compile."""
-    for k in range(count):
-        values[k] = 0
-
-
-@inner
-def _lanes(sums: Any, at: int) -> float:
-    """Return the sum of the lanes that begin there, in the order in which halves are added to halves."""
-    even = (sums[at] + sums[at + 4]) + (sums[at + 2] + sums[at + 6])
-    odd = (sums[at + 1] + sums[at + 5]) + (sums[at + 3] + sums[at + 7])
-    return even + odd  # type: ignore[no-any-return]
+                variances[frame, k] = sums[row * width + mixed + k] * (variance_scale[k] * (factor * factor))
 
 
 @inner
 def _counts(
     addresses: Any, strides: Any, n: int, channels: int, element: int, frame: int, start: int
 ) -> tuple[Any, int]:
-    """Return an element's counts as bytes, and at which of them, in units of 4, a frame's channel ``start`` is."""
+    """Return an element's counts as bytes, and at which of them, in units of 4, a frame's channel ``start`` is.
+
+    Of frames there aren't, counts are 0.
+    """
+    if frame >= n:
+        return memory(addresses[len(strides)], 4 * BLOCK), 0
     stride = strides[element]
     return memory(addresses[element], (n - 1) * stride + 4 * channels), frame * stride // 4 + start

@@ -91,7 +91,7 @@ class Fluorescence(Reducer):
     batch sizes, and on other processors.
     """
 
-    version = 2
+    version = 3
 
     def __init__(self, **given: Any) -> None:
         self.params = params.read(Parameters, "fluorescence", given)
@@ -147,15 +147,12 @@ class Fluorescence(Reducer):
         from ..kernel.spectra import Projection
 
         rows = [found.components.index(name) for name in self.params.components]
-        self._chosen, self._fit = np.arange(len(rows)), None
+        # All areas are made, those that nobody asked for too: the sums that they share are the same whatever is asked.
+        self._chosen, self._fit = np.array(rows), None
+        self._projection = Projection(found.operator, rows)
         if self.params.nonnegative:
-            # An area depends on whether the others may be negative, those that nobody asked for too.
-            self._chosen = np.array(rows)
             self._fit = NonNegative(found.covariance(), np.array([kind != "background" for kind in found.kinds]))
             self._fit.solve(np.full((1, len(found.components)), -1.0))
-            self._projection = Projection(found.operator, rows)
-        else:
-            self._projection = Projection(found.operator[rows])
         self._projection.run([np.zeros((1, found.channels), np.uint32)], np.ones((1, 1)))
         zero, gain = found.energy
         return {"energy": zero + gain * np.arange(found.channels)}
