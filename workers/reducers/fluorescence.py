@@ -167,21 +167,23 @@ class Fluorescence(Reducer):
             if counts.dtype.kind == "i" and (negative := element >> 31 != 0).any():
                 raise ReductionError(f"frame {batch.index[negative.argmax()]}: a negative number of counts")
         areas = self._settled(batch, made.areas) if self._fit else made.areas
-        nav: dict[str, Array] = {}
-        for column, name in enumerate(self.params.components):
-            nav[name] = areas[:, self._chosen[column]].copy()
-            nav[f"{name}_sigma"] = np.sqrt(made.variances[:, column])
-        if not all(np.isfinite(column).all() for column in nav.values()):
-            at = np.logical_or.reduce([~np.isfinite(column) for column in nav.values()]).argmax()
+        columns = np.ascontiguousarray(areas.T[self._chosen])
+        sigma = np.sqrt(made.variances.T, order="C")
+        if not (np.isfinite(columns).all() and np.isfinite(sigma).all()):
+            at = (~np.isfinite(columns) | ~np.isfinite(sigma)).any(axis=0).argmax()
             raise ReductionError(
                 f"frame {batch.index[at]}: areas too large for a number, with counts times {factors[at].max():.3g} for "
                 "dead time"
             )
+        nav: dict[str, Array] = {}
+        for name, area, deviation in zip(self.params.components, columns, sigma, strict=True):
+            nav[name], nav[f"{name}_sigma"] = area, deviation
         if dead_time is not None:
             nav["dead_time"] = dead_time
         for name, (first, stop) in self.params.rois.items():
-            sums = [counts[:, first:stop].sum(axis=1, dtype=np.int64) for counts in spectra]
-            nav[f"roi_{name}"] = np.stack(sums, axis=1)
+            sums = nav[f"roi_{name}"] = np.empty((n, len(spectra)), np.int64)
+            for counts, total in zip(spectra, sums.T, strict=True):
+                counts[:, first:stop].sum(axis=1, dtype=np.int64, out=total)
         return Partial(batch.index, nav, {"spectrum": made.total})
 
     def _settled(self, batch: Batch, areas: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -241,20 +243,24 @@ class Fluorescence(Reducer):
 
     def _factors(self, batch: Batch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the dead-time factors, (n, elements), and the fraction of time dead, (n,)."""
-        factors, fractions = [], np.zeros(len(batch.index))
-        for key in self._inputs.keys:
-            allevent, resetticks, ticks = (np.asarray(batch.data[f"{key}_{name}"], np.float64) for name in SCALERS)
-            dead = allevent * (self.params.event_width + 1) + resetticks
-            live = ticks - dead
-            if not (good := (live > 0) & (dead >= 0) & np.isfinite(ticks)).all():
-                at = int(np.argmin(good))
-                raise ReductionError(
-                    f"frame {batch.index[at]}: {key} was dead for {dead[at]:.0f} of {ticks[at]:.0f} ticks: its scalers "
-                    "can't be right, or it counted nothing but dead time"
-                )
-            factors.append(ticks / live)
-            fractions += dead / ticks
-        return np.stack(factors, axis=1), fractions / len(factors)
+        keys = self._inputs.keys
+        allevent, resetticks, ticks = (
+            np.array([batch.data[f"{key}_{name}"] for key in keys], np.float64) for name in SCALERS
+        )
+        dead = allevent * (self.params.event_width + 1) + resetticks
+        live = ticks - dead
+        good = (live > 0) & (dead >= 0) & np.isfinite(ticks)
+        if not good.all():
+            element = int(good.all(axis=1).argmin())
+            at = int(good[element].argmin())
+            raise ReductionError(
+                f"frame {batch.index[at]}: {keys[element]} was dead for {dead[element, at]:.0f} of "
+                f"{ticks[element, at]:.0f} ticks: its scalers can't be right, or it counted nothing but dead time"
+            )
+        fractions = np.zeros(len(batch.index))
+        for fraction in dead / ticks:  # a sum over an axis has an order of its own for a single frame
+            fractions += fraction
+        return (ticks / live).T, fractions / len(keys)
 
 
 def _of_32_bits(spectra: Array, index: NDArray[np.int64]) -> Array:
