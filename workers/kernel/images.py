@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import operations as op
-from .compiling import inner
+from .compiling import inner, merged
 from .intrinsics import memory
 from .operations import CROP, FIELDS, REGIONS, RUN, SHRINK
 from .parts import LOT
@@ -67,7 +67,7 @@ def add_images(
     end_sums(here, number_of, plan, state)
 
 
-@inner
+@merged
 def _regions(
     source: Any, base: int, plane: int, planes: int, dirty: bool, lane: int, begin: int, end: int, at: int,
     stride: int, plan: Any, state: Any,

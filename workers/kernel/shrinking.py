@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from . import operations as op
-from .compiling import inner
+from .compiling import inner, merged
 from .intrinsics import memory, read8, read16, read32, read64, write32, write64
 from .operations import RUN
 from .pixels import BAD, add_fives, add_pairs, add_threes, add_values, halve, move32, move64, next_byte
 from .tiles import clear
 
 
-@inner
+@merged
 def shrink(
     source: Any, base: int, plane: int, planes: int, dirty: bool, lane: int, begin: int, end: int, at: int,
     stride: int, plan: Any, state: Any,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .binning import add_bins
-from .compiling import inner, lean
+from .compiling import inner, lean, merged
 from .images import add_images
 from .intrinsics import memory, prefetch, read32_big
 from .lz4 import ORDERS, SPARE, STEPS, decode_block
@@ -187,7 +187,7 @@ def _pass_over(frames: int, count: int, itemsize: int, lanes: Any, at: Any) -> i
     return WELL
 
 
-@inner
+@merged
 def _tile(lane: int, first: int, count: int, itemsize: int, stride: int, lanes: Any, tables: Any, scratch: Any) -> int:
     """Bring a tile of one frame into ``px``."""
     source = memory(lanes.address[lane], lanes.size[lane])
