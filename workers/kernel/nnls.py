@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ReductionError
-from .compiling import inner, outer
+from .compiling import inner, lean
 
 TOLERANCE: Final = 1e-10
 """What counts as 0, beside the largest area; all in units of their uncertainties."""
@@ -29,7 +29,7 @@ PIVOT: Final = 1e-12
 TRIES: Final = 3
 """Exchanges of all at once that may fail to make fewer wrong."""
 
-SOLVED, UNSETTLED, ALIKE, CIRCLING = range(4)
+SOLVED, UNSETTLED, ALIKE = range(3)
 
 
 class NonNegative:
@@ -75,18 +75,45 @@ class NonNegative:
         if found.ndim != 2 or found.shape[1] != len(self._bounded):
             raise ReductionError(f"areas of {found.shape} for {len(self._bounded)} components")
         states = np.zeros(len(found), np.uint8)
-        _solve(found, self._sigma, self._correlation, self._bounded, self.steps, states)
+        count = len(self._bounded)
+        start, now, reached, multipliers = np.empty((4, count))
+        held, chosen, factor = np.empty(count, np.bool_), np.empty(count, np.int64), np.empty((count, count))
+        _solve(
+            found,
+            self._sigma,
+            self._correlation,
+            self._bounded,
+            self.steps,
+            states,
+            start,
+            now,
+            reached,
+            held,
+            chosen,
+            factor,
+            multipliers,
+        )
         return found, states
 
 
-@outer
-def _solve(areas: Any, sigma: Any, correlation: Any, bounded: Any, steps: int, states: Any) -> None:
+@lean
+def _solve(
+    areas: Any,
+    sigma: Any,
+    correlation: Any,
+    bounded: Any,
+    steps: int,
+    states: Any,
+    start: Any,
+    now: Any,
+    reached: Any,
+    held: Any,
+    chosen: Any,
+    factor: Any,
+    multipliers: Any,
+) -> None:
     """Replace the areas that aren't allowed, and what depends on them."""
     n, components = areas.shape
-    start, now, reached = np.empty(components), np.empty(components), np.empty(components)
-    held = np.empty(components, np.bool_)
-    chosen = np.empty(components, np.int64)
-    factor, multipliers = np.empty((components, components)), np.empty(components)
     for frame in range(n):
         wrong, largest, sound = 0, 0.0, True
         for k in range(components):
@@ -101,58 +128,15 @@ def _solve(areas: Any, sigma: Any, correlation: Any, bounded: Any, steps: int, s
         if wrong == 0:
             continue
         tolerance = TOLERANCE * largest
-        state = _settle(start, now, held, bounded, correlation, tolerance, steps, chosen, factor, multipliers)
-        if state == CIRCLING:
-            state = _settle_slowly(
-                start, now, reached, held, bounded, correlation, tolerance, steps, chosen, factor, multipliers
-            )
-        states[frame] = state
+        states[frame] = _settle(
+            start, now, reached, held, bounded, correlation, tolerance, steps, chosen, factor, multipliers
+        )
         for k in range(components):
             areas[frame, k] = 0.0 if bounded[k] and (held[k] or now[k] < 0.0) else now[k] * sigma[k]
 
 
 @inner
 def _settle(
-    start: Any,
-    now: Any,
-    held: Any,
-    bounded: Any,
-    correlation: Any,
-    tolerance: float,
-    steps: int,
-    chosen: Any,
-    factor: Any,
-    multipliers: Any,
-) -> int:
-    """Exchange all that are wrong between those held at 0 and the others, until none is, or that doesn't help."""
-    components = len(start)
-    fewest, tries = components + 1, TRIES
-    for _ in range(steps):
-        size = _choose(held, chosen)
-        if not _multipliers(start, correlation, chosen, size, factor, multipliers):
-            return ALIKE
-        _move(start, now, correlation, chosen, size, multipliers)
-        for j in range(size):
-            now[chosen[j]] = multipliers[j]  # of those held at 0 it is the multiplier that mayn't be negative
-        wrong = 0
-        for k in range(components):
-            wrong += bounded[k] and now[k] < -tolerance
-        if wrong == 0:
-            return SOLVED
-        if wrong < fewest:
-            fewest, tries = wrong, TRIES
-        elif tries == 0:
-            return CIRCLING
-        else:
-            tries -= 1
-        for k in range(components):
-            if bounded[k] and now[k] < -tolerance:
-                held[k] = not held[k]
-    return UNSETTLED
-
-
-@inner
-def _settle_slowly(
     start: Any,
     now: Any,
     reached: Any,
@@ -165,38 +149,51 @@ def _settle_slowly(
     factor: Any,
     multipliers: Any,
 ) -> int:
-    """Hold one more component at 0 at a time, and let go of those whose multiplier would become negative."""
+    """Exchange all that are wrong between those held at 0 and the others, until none is.
+
+    Where that doesn't help any more, begin anew: hold one more component at 0 at a time, and let go of those whose
+    multiplier would become negative.
+    """
     components = len(start)
-    for k in range(components):
-        reached[k], held[k] = 0.0, False
-    adding = True
-    for _ in range(steps):
-        if adding:
-            size = _choose(held, chosen)
-            for j in range(size):
-                multipliers[j] = reached[chosen[j]]
-            _move(start, now, correlation, chosen, size, multipliers)
-            worst = -1
-            for k in range(components):
-                if bounded[k] and not held[k] and now[k] < -tolerance and (worst < 0 or now[k] < now[worst]):
-                    worst = k
-            if worst < 0:
-                return SOLVED
-            held[worst] = True
+    fewest, tries, slowly, left = components + 1, TRIES, False, steps
+    while left > 0:
+        left -= 1
         size = _choose(held, chosen)
         if not _multipliers(start, correlation, chosen, size, factor, multipliers):
             return ALIKE
-        way, first = 1.0, -1
+        if slowly:
+            way, first = 1.0, -1
+            for j in range(size):
+                before = reached[chosen[j]]
+                if multipliers[j] <= 0.0 and before / (before - multipliers[j]) < way:
+                    way, first = before / (before - multipliers[j]), chosen[j]
+            for j in range(size):
+                reached[chosen[j]] += way * (multipliers[j] - reached[chosen[j]])
+            if first >= 0:
+                reached[first] = 0.0
+                held[first] = False
+                continue
+        _move(start, now, correlation, chosen, size, multipliers)
         for j in range(size):
-            before = reached[chosen[j]]
-            if multipliers[j] <= 0.0 and before / (before - multipliers[j]) < way:
-                way, first = before / (before - multipliers[j]), chosen[j]
-        for j in range(size):
-            reached[chosen[j]] += way * (multipliers[j] - reached[chosen[j]])
-        adding = first < 0
-        if not adding:
-            reached[first] = 0.0
-            held[first] = False
+            now[chosen[j]] = multipliers[j]  # of those held at 0 it is the multiplier that mayn't be negative
+        wrong, worst = 0, 0
+        for k in range(components):
+            if bounded[k] and now[k] < -tolerance:
+                wrong += 1
+                worst = k if wrong == 1 or now[k] < now[worst] else worst
+        if wrong == 0:
+            return SOLVED
+        if slowly:
+            held[worst] = True
+            continue
+        tries = TRIES if wrong < fewest else tries - 1
+        fewest = min(fewest, wrong)
+        slowly = tries < 0
+        if slowly:
+            left = steps
+        for k in range(components):
+            reached[k] = 0.0
+            held[k] = not slowly and held[k] != (bounded[k] and now[k] < -tolerance)
     return UNSETTLED
 
 
@@ -224,26 +221,28 @@ def _move(start: Any, now: Any, correlation: Any, chosen: Any, size: int, multip
 
 @inner
 def _multipliers(start: Any, correlation: Any, chosen: Any, size: int, factor: Any, multipliers: Any) -> bool:
-    """Solve correlation·multipliers = −start for those chosen, by Cholesky's factors; False if it can't be."""
+    """Solve correlation·multipliers = −start for those chosen, by Cholesky's factors; False if it can't be.
+
+    The diagonal of ``factor`` has the inverse of theirs.
+    """
     for i in range(size):
-        multipliers[i] = -start[chosen[i]]
-        for j in range(i, size):
-            factor[i, j] = correlation[chosen[i], chosen[j]]
-    for i in range(size):
-        if not factor[i, i] > PIVOT:
-            return False
-        root = np.sqrt(factor[i, i])
-        factor[i, i] = root
-        for j in range(i + 1, size):
-            factor[i, j] /= root
-        multipliers[i] /= root
-        for r in range(i + 1, size):
-            weight = factor[i, r]
-            for j in range(r, size):
-                factor[r, j] -= weight * factor[i, j]
-            multipliers[r] -= weight * multipliers[i]
+        for j in range(i + 1):
+            total = correlation[chosen[i], chosen[j]]
+            for k in range(j):
+                total -= factor[i, k] * factor[j, k]
+            if j < i:
+                factor[i, j] = total * factor[j, j]
+            elif total > PIVOT:
+                factor[i, i] = 1.0 / np.sqrt(total)
+            else:
+                return False
+        total = -start[chosen[i]]
+        for k in range(i):
+            total -= factor[i, k] * multipliers[k]
+        multipliers[i] = total * factor[i, i]
     for i in range(size - 1, -1, -1):
-        multipliers[i] /= factor[i, i]
-        for r in range(i):
-            multipliers[r] -= factor[r, i] * multipliers[i]
+        total = multipliers[i]
+        for k in range(i + 1, size):
+            total -= factor[k, i] * multipliers[k]
+        multipliers[i] = total * factor[i, i]
     return True

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import ReductionError, ShapeMismatch
 from .aligned import address, aligned
-from .compiling import inner, outer
+from .compiling import inner, lean
 from .dots import MIXED, TILE, dots, mix
 from .intrinsics import memory
 from .places import LANES, ROWS
@@ -51,12 +51,13 @@ class _Memory(NamedTuple):
     """What one thread works in, kept from run to run: memory that is new to a process costs more than the work.
 
     ``singles`` : a block of a lot's spectra, then of their variances. ``sums`` : a lot's, and a row for nobody.
-    ``subtotal`` : a lot's, of all elements.
+    ``subtotal`` : a lot's, of all elements. ``filled`` : which of a lot have counts in a block, then nobody.
     """
 
     singles: NDArray[np.float32]
     sums: NDArray[np.float64]
     subtotal: NDArray[np.uint32]
+    filled: NDArray[np.int64]
 
 
 class Projection:
@@ -122,11 +123,15 @@ class Projection:
                 np.array([*map(address, rows), address(NOTHING)], np.int64),
                 np.array([each.strides[0] for each in rows], np.int64),
                 np.array(factors, np.float64, order="C"),
-                *plan,
+                plan.table,
+                plan.ends,
+                plan.slots,
+                plan.mixing.reshape(-1),
                 self._variance_scale,
                 mine.singles,
                 mine.sums,
                 mine.subtotal,
+                mine.filled,
                 areas.reshape(-1),
                 variances,
                 total.reshape(-1),
@@ -141,6 +146,7 @@ class Projection:
             aligned(2 * LOT * BLOCK, np.float32),
             aligned((LOT + 1) * width, np.float64),
             aligned(0, np.uint32),
+            np.empty(LOT + ROWS, np.int64),
         )
 
     def _rows(self, spectra: NDArray[Any]) -> NDArray[Any]:
@@ -151,7 +157,7 @@ class Projection:
         return spectra if straight else np.ascontiguousarray(spectra)
 
 
-@outer
+@lean
 def _project(
     addresses: Any,
     strides: Any,
@@ -164,6 +170,7 @@ def _project(
     singles: Any,
     sums: Any,
     subtotal: Any,
+    filled: Any,
     areas: Any,
     variances: Any,
     totals: Any,
@@ -171,10 +178,9 @@ def _project(
 ) -> None:
     n, elements = factors.shape
     channels, blocks = len(totals) // elements, len(ends) - 1
-    mixed, wide = mixing.shape
+    wide = len(areas) // n
+    mixed = len(mixing) // wide
     width, squares = len(sums) // (LOT + 1), LOT * BLOCK
-    weights = mixing.reshape(-1)
-    filled = np.empty(LOT + ROWS, np.int64)
     for first in range(0, n, LOT):
         rows = min(LOT, n - first)
         clear(subtotal, 0, len(subtotal))
@@ -274,7 +280,7 @@ def _project(
         for element in range(elements):
             to = element * channels
             if large < MANY:
-                tally(subtotal.view(np.uint8), to, channels // LANES, totals, to)
+                tally(subtotal, to, channels // LANES, totals, to)
                 continue
             for row in range(rows):  # the subtotal may have passed 32 bits
                 counts, one = _counts(addresses, strides, n, channels, element, first + row, 0)
@@ -283,7 +289,7 @@ def _project(
             frame = first + row
             factor = factors[frame, 0] if elements == 1 else 1.0  # a single element's is applied to its areas
             for k in range(0, wide, MIXED):
-                mix(sums, row * width, mixed, weights, k, wide, factor, areas, frame * wide + k)
+                mix(sums, row * width, mixed, mixing, k, wide, factor, areas, frame * wide + k)
             for k in range(variances.shape[1]):
                 variances[frame, k] = sums[row * width + mixed + k] * (variance_scale[k] * (factor * factor))
 
