@@ -30,7 +30,9 @@ MANY: Final = 1 << 28
 """So many counts in a channel, LOT times, pass 32 bits."""
 
 NOTHING: Final = np.zeros(BLOCK, np.uint32)
-"""Counts of nobody, to fill a lot."""
+"""Counts of nobody, to fill a lot; and where they are."""
+
+NOWHERE: Final = address(NOTHING)
 
 
 class Projected(NamedTuple):
@@ -120,7 +122,7 @@ class Projection:
             if len(mine.subtotal) != total.size:
                 mine = mine._replace(subtotal=aligned(total.size, np.uint32))
             _project(
-                np.array([*map(address, rows), address(NOTHING)], np.int64),
+                np.array([*map(address, rows), NOWHERE], np.int64),
                 np.array([each.strides[0] for each in rows], np.int64),
                 np.array(factors, np.float64, order="C"),
                 plan.table,
