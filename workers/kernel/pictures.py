@@ -15,6 +15,7 @@ from .gathering import ImagePart, Operation
 from .left_out import counted, left_out, limit_of
 from .parts import Array, Layout
 from .runs import Rectangle, of_labels, of_rectangles
+from .shelf import Shelf
 
 MAX_FACTOR: Final = 64
 """Most pixels along each axis of a cell: 64 values below 2²⁴ add up to less than 2³²."""
@@ -129,6 +130,10 @@ class Shrink(_Cells):
     the kernel's int64, with −1 for no data, or float64, with NaN.
     """
 
+    @cached_property
+    def _shelf(self) -> Shelf:
+        return Shelf()
+
     def type_of(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """Return the cells' type."""
         if dtype.kind == "f":
@@ -143,7 +148,7 @@ class Shrink(_Cells):
 
     def outputs(self, layout: Layout, frames: int) -> dict[str, Array]:
         """Return room for the smaller frames; rows of cells of which all pixels are masked are no runs' to write."""
-        smaller = np.empty((frames, *self.shape_of(layout.shape)), self.type_of(layout.dtype))
+        smaller = self._shelf.array((frames, *self.shape_of(layout.shape)), self.type_of(layout.dtype))
         smaller[:, self._masked_rows] = np.iinfo(smaller.dtype).max
         return {"frames": smaller}
 
