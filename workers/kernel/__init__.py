@@ -1,6 +1,6 @@
 """Frames reduced while they are still compressed.
 
-Importing this loads Numba, half a second: what only describes reductions, plans or pools doesn't import it.
+Importing this loads LLVM, to run the machine code that is kept; Numba only where that has to be made.
 """
 
 from .bins import Bins

@@ -1,48 +1,67 @@
-"""How the kernel is compiled, and where what was compiled is kept.
+"""What is compiled, and how Python calls it.
 
-Numba notices a change of the file in which a function stands, not of the functions which that one calls; and its index
-names machine code by a number which two processes on different CPUs may take at once. So the kernel has a folder of its
-own for each state of its sources, of Numba and of the CPU: what is found in it can't be another's.
+Nothing here loads Numba: machine code that is kept (:mod:`.kept`) runs without it, and only what isn't there yet is
+compiled (:mod:`.making`).
 """
 
 from __future__ import annotations
 
-import hashlib
+import ctypes
 import os
-import sys
-from collections.abc import Callable, Iterable
-from functools import cache
-from pathlib import Path
+import struct
+from collections.abc import Callable, Sequence
+from functools import cached_property, update_wrapper
+from threading import Lock
 from typing import Any, Final, TypeVar, cast
 
-import llvmlite
-import llvmlite.binding
-import numba
-from numba import types
-from numba.core import caching, config
+import numpy as np
+from numpy.typing import NDArray
+
+from . import kept
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 CHECKED: Final = os.environ.get("HALTERE_KERNEL_CHECKED") == "1"
 """Each access to memory is compared with its array's ends: for tests, about ten times slower."""
 
-OPTIONS: Final = {"nogil": True, "error_model": "numpy", "boundscheck": CHECKED}
+FAILED: Final = -(1 << 63)
+"""What machine code returns instead of its result when an access was outside."""
 
 
-MODERN: Final = ("x86-64-v", "haswell", "broadwell", "skylake", "cascadelake", "icelake", "sapphirerapids", "znver")
-"""Beginnings of names, as ``NUMBA_CPU_NAME`` may give them, of CPUs that have SSSE3."""
+class _Compiled:
+    """A function for compiled code only. What Numba knows it by is made when it asks."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        update_wrapper(self, function)
+        self.function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        raise TypeError(f"{self.function.__name__} is for compiled code")
 
 
-def inner(function: Function, **options: Any) -> Function:
-    """Compile what is called by compiled code only: it ends in its callers' machine code, and isn't kept by itself.
+class _Inner(_Compiled):
+    def __init__(self, function: Callable[..., Any], *, merged: bool = False) -> None:
+        super().__init__(function)
+        self._merged = merged
 
-    Numba would compile it anew where a caller's variable begins as a literal number (``tile = 0``), though that becomes
-    an int64 once the loop is known: half of all the work was for that.
-    """
-    dispatcher = numba.njit(**OPTIONS, **options)(function)
-    template = dispatcher.get_call_template
-    dispatcher.get_call_template = lambda args, kws: template(tuple(map(types.unliteral, args)), kws)
-    return cast(Function, dispatcher)
+    @cached_property
+    def _numba_type_(self) -> Any:
+        from .making import type_of_function
+
+        return type_of_function(self.function, merged=self._merged)
+
+
+class _Instruction(_Compiled):
+    @cached_property
+    def _numba_type_(self) -> Any:
+        from .making import type_of_instruction
+
+        return type_of_instruction(self.function)
+
+
+def inner(function: Function) -> Function:
+    """Compile what is called by compiled code only: it ends in its callers' machine code."""
+    return cast(Function, _Inner(function))
 
 
 def merged(function: Function) -> Function:
@@ -50,93 +69,91 @@ def merged(function: Function) -> Function:
 
     A named tuple is passed array by array, a hundred words in all: to decode, that was a twentieth of the time.
     """
-    return inner(function, forceinline=True)
+    return cast(Function, _Inner(function, merged=True))
 
 
-def outer(function: Function) -> Function:
-    """Compile what Python calls, and keep the machine code."""
-    return _kept(function, OPTIONS)
+def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Take a function that describes instructions, as Numba's ``intrinsic`` does; it is called without the first."""
+    return _Instruction(function)
 
 
-def lean(function: Function) -> Function:
-    """Compile what Python calls and what makes no arrays, nor does what it calls.
+def entry(function: Function) -> Function:
+    """Compile what Python calls, and keep the machine code.
 
-    References to arrays aren't counted then: at each call of a small function that took a tenth of the walk's time.
+    It takes integers, floats, C-contiguous arrays, and tuples of these; it returns None or an integer. It makes no
+    arrays, and neither does what it calls. The interpreter's lock is let go while it runs.
+
+    Raises
+    ------
+    IndexError
+        It reached out of an array; only :data:`CHECKED` code sees that.
     """
-    return _kept(function, {**OPTIONS, "_nrt": False})
+    return cast(Function, _Entry(function))
 
 
-def _kept(function: Function, options: dict[str, Any]) -> Function:
-    dispatcher = numba.njit(**options)(function)
-    if folder() is not None:
-        dispatcher._cache = _Kept(function)
-    return cast(Function, dispatcher)
+class Packed:
+    """An argument as machine code takes it: worth having for what many calls take.
 
-
-@cache
-def folder() -> Path | None:
-    """Return the folder of machine code, None if no folder can be written: then each process compiles for itself.
-
-    It lies below ``NUMBA_CACHE_DIR`` or else ``XDG_CACHE_HOME`` (by default ``~/.cache``).
+    ``values`` : int64 : numbers, and addresses and lengths of arrays. ``layout`` : what they mean.
     """
-    named = config.CACHE_DIR or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    try:
-        made = Path(named).expanduser() / "haltere" / f"kernel-{_state()}"
-        made.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # RuntimeError: nobody's home
-        return None
-    # It is unpickled what lies there: it must be ours, and nobody else's to write.
-    found = made.stat()
-    if found.st_uid != os.getuid() or found.st_mode & 0o022 or not os.access(made, os.W_OK):
-        return None
-    return made
+
+    __slots__ = ("given", "layout", "values")
+
+    def __init__(self, given: Any) -> None:
+        self.given = given  # keeps its arrays alive
+        self.values: list[int] = []
+        layout: list[str] = []
+        _pack(given, self.values, layout)
+        self.layout = "".join(layout)
 
 
-def _state() -> str:
-    """Return a digest of all that machine code depends on."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    for each in _machine():
-        digest.update(f"\0{each}".encode())
-    return digest.hexdigest()[:16]
+def _pack(given: Any, values: list[int], layout: list[str]) -> None:
+    if isinstance(given, np.ndarray):
+        if not given.flags.c_contiguous:
+            raise ValueError(f"an array of {given.shape}, strides {given.strides}: compiled code takes contiguous ones")
+        values.append(given.__array_interface__["data"][0])
+        values.extend(given.shape)
+        layout.append(f"{given.dtype.str}{given.ndim}")
+    elif isinstance(given, tuple):
+        layout.append("(")
+        for each in given:
+            _pack(each, values, layout)
+        layout.append(")")
+    elif isinstance(given, float):
+        values += struct.unpack("q", struct.pack("d", given))
+        layout.append("f")
+    else:
+        values.append(int(given))
+        layout.append("i")
 
 
-def _machine() -> Iterable[object]:
-    yield from (sys.version_info[:2], numba.__version__, llvmlite.__version__, CHECKED, config.OPT)
-    yield config.CPU_NAME or llvmlite.binding.get_host_cpu_name()
-    yield config.CPU_FEATURES if config.CPU_FEATURES is not None else llvmlite.binding.get_host_cpu_features().flatten()
+class _Entry:
+    def __init__(self, function: Callable[..., Any]) -> None:
+        update_wrapper(self, function)
+        self.function = function
+        self.layouts: dict[str, Callable[[int], int]] = {}
+        self._lock = Lock()
 
+    def __call__(self, *arguments: Any) -> int:
+        packed = [each if isinstance(each, Packed) else Packed(each) for each in arguments]
+        layout = "".join(each.layout for each in packed)
+        code = self.layouts.get(layout) or self._ready(layout, packed)
+        values: NDArray[np.int64] = np.array([value for each in packed for value in each.values], np.int64)
+        result = code(values.__array_interface__["data"][0])
+        if result == FAILED:
+            raise IndexError(f"{self.function.__name__}: the kernel reached out of an array")
+        return result
 
-def has(feature: str) -> bool:
-    """Return whether the CPU that is compiled for has this feature, as LLVM calls it; False if that isn't known."""
-    if config.CPU_NAME not in (None, "host"):
-        return str(config.CPU_NAME).startswith(MODERN)
-    return bool(llvmlite.binding.get_host_cpu_features().get(feature))
+    def _ready(self, layout: str, packed: Sequence[Packed]) -> Callable[[int], int]:
+        with self._lock:
+            if layout not in self.layouts:
+                name = f"{self.function.__module__.rpartition('.')[2]}.{self.function.__name__}"
+                address = kept.address(name, layout, lambda: self._compile(packed))
+                self.layouts[layout] = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(address)
+            return self.layouts[layout]
 
+    def _compile(self, packed: Sequence[Packed]) -> bytes:
+        from .making import machine_code
 
-class _Locator(caching._CacheLocator):  # type: ignore[misc]  # Numba has no types
-    def __init__(self, line: int) -> None:
-        self._line = line
-
-    @classmethod
-    def from_function(cls, function: Callable[..., Any], path: str) -> _Locator:
-        del path
-        return cls(function.__code__.co_firstlineno)
-
-    def get_cache_path(self) -> str:
-        return str(folder())
-
-    def get_source_stamp(self) -> str:
-        return ""  # the folder's name is one
-
-    def get_disambiguator(self) -> str:
-        return str(self._line)
-
-
-class _Implementation(caching.CompileResultCacheImpl):  # type: ignore[misc]
-    _locator_classes: Final = [_Locator]
-
-
-class _Kept(caching.Cache):  # type: ignore[misc]
-    _impl_class: Final = _Implementation
+        made: bytes = machine_code(self.function, [each.given for each in packed])
+        return made

@@ -14,10 +14,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
 
-from .intrinsics import I8, I32, I64, intrinsic, load, pointer, shuffle, store, vector
+from .compiling import intrinsic
+from .intrinsics import I8, I32, I64, load, pointer, shuffle, store, vector
+from .late import cgutils, types
 from .places import DOUBLE, DOUBLES, LANES, ROWS, SINGLES, Place, splat
 
 TILE: Final = 3

@@ -12,16 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic as _intrinsic
 
-from .compiling import CHECKED, has
-
-intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = _intrinsic
+from .compiling import CHECKED, intrinsic
+from .kept import has
+from .late import cgutils, types
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
-BYTES: Final = types.Array(types.uint8, 1, "C")
 
 
 def vector(element: ir.Type, count: int) -> ir.VectorType:
@@ -131,9 +127,10 @@ copy16, copy32, copy64 = (_copier(width) for width in (16, 32, 64))
 @intrinsic
 def memory(typing: Any, address: Any, size: Any) -> Any:
     """``(address, size) -> array of uint8``: the bytes there, which the caller keeps alive."""
+    kind = types.Array(types.uint8, 1, "C")
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        made = context.make_array(BYTES)(context, builder)
+        made = context.make_array(kind)(context, builder)
         context.populate_array(
             made,
             data=builder.inttoptr(given[0], I8.as_pointer()),
@@ -144,7 +141,7 @@ def memory(typing: Any, address: Any, size: Any) -> Any:
         )
         return made._getvalue()
 
-    return BYTES(types.int64, types.int64), generate
+    return kind(types.int64, types.int64), generate
 
 
 @intrinsic
@@ -333,3 +330,18 @@ def _tester(width: int) -> Callable[..., Any]:
 covered1, covered64 = _tester(1), _tester(64)
 """``(planes, offset, plane, cover, cover_offset) -> int64``: not 0 if a bit that the cover has is set in one of 8 bit
 planes, ``plane`` bytes apart, over so many bytes."""
+
+
+# --- arithmetic ------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def square_root(typing: Any, value: Any) -> Any:
+    """``(value) -> float64``: the square root, by the CPU's instruction, which rounds as IEEE 754 says."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        kind = ir.DoubleType()
+        function = builder.module.declare_intrinsic("llvm.sqrt", (kind,), ir.FunctionType(kind, [kind]))
+        return builder.call(function, given)
+
+    return types.float64(types.float64), generate

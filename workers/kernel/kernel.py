@@ -13,6 +13,7 @@ from ..errors import ReductionError
 from ..reducers.base import Chunk
 from . import binning, gathering, whole
 from .chunks import Opened, opened, refused
+from .compiling import Packed
 from .gathering import ImagePart, Images
 from .parts import LOT, Layout, Part
 from .walk import REFUSED, Frames, Scratch, Tables, make_scratch, make_tables, walk
@@ -136,10 +137,11 @@ def _groups(parts: Mapping[str, Part]) -> list[dict[str, Part]]:
 
 @dataclass(slots=True)
 class _Memory:
-    """What one thread's walk writes to."""
+    """What one thread's walk writes to, and how the walk is told of it all."""
 
     scratch: Scratch
     states: dict[str, Any]
+    arguments: list[Packed]
 
 
 class _Pass:
@@ -166,8 +168,7 @@ class _Pass:
         try:
             for name, part in self._parts.items():
                 part.reset(self._plans[name], mine.states[name], len(lot), first, out[name])
-            arguments = self._in_slots(mine.states)
-            status = walk(len(lot), layout.pixels, layout.itemsize, lanes, self._tables, mine.scratch, *arguments)
+            status = walk(len(lot), layout.pixels, layout.itemsize, lanes, *mine.arguments)
             if status == REFUSED:
                 raise ReductionError(f"frames {lot[0].index} to {lot[-1].index}: a sum would pass its type's range")
             if status != 0:
@@ -180,7 +181,9 @@ class _Pass:
 
     def _memory(self) -> _Memory:
         states = {name: part.state(self._layout, self._plans[name]) for name, part in self._parts.items()}
-        return _Memory(make_scratch(self._layout), states)
+        scratch = make_scratch(self._layout)
+        given = (self._tables, scratch, *self._in_slots(states))
+        return _Memory(scratch, states, [Packed(each) for each in given])
 
     def _in_slots(self, states: dict[str, Any]) -> tuple[Any, ...]:
         """Return what the walk takes for each consumer: plan and state, idle ones where nobody is."""

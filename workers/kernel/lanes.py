@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba import types
 
-from .intrinsics import I8, I16, I32, I64, constant, intrinsic, load, pointer, shuffle, store, vector
+from .compiling import intrinsic
+from .intrinsics import I8, I16, I32, I64, constant, load, pointer, shuffle, store, vector
+from .late import types
 
 F32, F64 = ir.FloatType(), ir.DoubleType()
 _BYTES = vector(I8, 16)

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ReductionError
-from .compiling import inner, lean
+from .compiling import entry, inner
+from .intrinsics import square_root
 
 TOLERANCE: Final = 1e-10
 """What counts as 0, beside the largest area; all in units of their uncertainties."""
@@ -96,7 +97,7 @@ class NonNegative:
         return found, states
 
 
-@lean
+@entry
 def _solve(
     areas: Any,
     sigma: Any,
@@ -233,7 +234,7 @@ def _multipliers(start: Any, correlation: Any, chosen: Any, size: int, factor: A
             if j < i:
                 factor[i, j] = total * factor[j, j]
             elif total > PIVOT:
-                factor[i, i] = 1.0 / np.sqrt(total)
+                factor[i, i] = 1.0 / square_root(total)
             else:
                 return False
         total = -start[chosen[i]]

@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
 
-from .compiling import inner
-from .intrinsics import I8, I16, I32, I64, constant, intrinsic, load, pointer, read8, read64, shuffle, store, vector
+from .compiling import inner, intrinsic
+from .intrinsics import I8, I16, I32, I64, constant, load, pointer, read8, read64, shuffle, store, vector
+from .late import cgutils, types
 
 STEP: Final = 512
 """Most pixels whose moments fit into 16-bit lanes: 255 · (1 + … + 16) is below 2¹⁶."""

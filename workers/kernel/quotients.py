@@ -10,16 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from llvmlite import ir
-from numba import types
 
 from .binning import BINS, LEFT_OUT, PLANES, WEIGHTED
-from .compiling import inner, lean
+from .compiling import entry, inner, intrinsic
 from .intrinsics import (
     I32,
     I64,
     constant,
     copy64,
-    intrinsic,
     load,
     pointer,
     read32,
@@ -30,6 +28,7 @@ from .intrinsics import (
     write32,
 )
 from .lanes import F32, F64, loop, spread
+from .late import types
 from .parts import LOT
 from .tiles import clear
 
@@ -48,7 +47,7 @@ _LONGS = vector(I64, LOT)
 _WORDS = vector(I32, LOT)
 
 
-@lean
+@entry
 def take(
     frames: int,
     plan: Any,

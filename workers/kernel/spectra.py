@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import ReductionError, ShapeMismatch
 from .aligned import address, aligned
-from .compiling import inner, lean
+from .compiling import entry, inner
 from .dots import MIXED, TILE, dots, mix
 from .intrinsics import memory
 from .places import LANES, ROWS
@@ -159,7 +159,7 @@ class Projection:
         return spectra if straight else np.ascontiguousarray(spectra)
 
 
-@lean
+@entry
 def _project(
     addresses: Any,
     strides: Any,

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ReductionError
-from .compiling import inner, outer
+from .compiling import entry, inner
 
 SLAB: Final = 2048
 """Pixels whose bytes, of 16 frames, fit into a first-level cache of 32 kB."""
@@ -209,7 +209,7 @@ def pixel_of(slot: Any) -> Any:
     return (slot & ~31) | (slot >> 1 & 15) | (slot & 1) << 4
 
 
-@outer
+@entry
 def _count(coefficients: Any, indices: Any, starts: Any, used: Any, seen: Any, begins: Any) -> None:
     """Count the pairs of pixel and bin in each slab, to ``begins[slab + 1]``; ``seen`` : (pixels,) int64, all -1."""
     for b in range(starts.size - 1):
@@ -220,7 +220,7 @@ def _count(coefficients: Any, indices: Any, starts: Any, used: Any, seen: Any, b
                 begins[p // SLAB + 1] += 1
 
 
-@outer
+@entry
 def _distribute(
     coefficients: Any, indices: Any, starts: Any, used: Any, seen: Any, at: Any, pixels: Any, bins: Any, values: Any
 ) -> None:
@@ -252,7 +252,7 @@ def shares(weight: Any, pixel: Any, b: Any, norms: Any) -> Any:
     )
 
 
-@outer
+@entry
 def _add_up(by_slab: Any, pixels: Any, bins: Any, weights: Any, norms: Any) -> None:
     for s in range(by_slab.size - 1):
         for e in range(by_slab[s], by_slab[s + 1]):
@@ -273,7 +273,7 @@ def _length(bins: Any, e: int, end: int) -> int:
     return n
 
 
-@outer
+@entry
 def _measure(by_slab: Any, bins: Any, lengths: Any) -> None:
     """Count segments, to ``lengths[slab, length]``."""
     for s in range(by_slab.size - 1):
@@ -284,7 +284,7 @@ def _measure(by_slab: Any, bins: Any, lengths: Any) -> None:
             e += n
 
 
-@outer
+@entry
 def _place(
     by_slab: Any, pixels: Any, bins: Any, weights: Any, segment_at: Any, entry_at: Any, segment_bins: Any, slots: Any,
     sorted_weights: Any,

@@ -5,17 +5,16 @@ Offsets and groups are as in :mod:`.places`. Counts are uint32. Of each row all 
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
 
-from .intrinsics import I32, I64, constant, intrinsic, load, store, vector
+from .compiling import intrinsic
+from .intrinsics import I32, I64, constant, load, store, vector
+from .late import cgutils, types
 from .places import LANES, ROWS, SINGLE, SINGLES, Place, splat
 
 COUNTS, TOTALS = vector(I32, LANES), vector(I64, LANES)
-BITS: Final = types.UniTuple(types.int64, ROWS)
 
 
 def _any_bit(builder: Any, bits: Any) -> Any:
@@ -85,7 +84,7 @@ def tally_single(
 
     number = types.int64
     sources = one, number, two, number, three, number, number
-    return BITS(*sources, totals, number, singles, number, number), generate
+    return types.UniTuple(number, ROWS)(*sources, totals, number, singles, number, number), generate
 
 
 @intrinsic
@@ -129,7 +128,9 @@ def tally_weighted(
 
     number, real = types.int64, types.float64
     sources = one, number, two, number, three, number, number
-    return BITS(*sources, totals, number, singles, number, number, number, real, real, real), generate
+    return types.UniTuple(number, ROWS)(
+        *sources, totals, number, singles, number, number, number, real, real, real
+    ), generate
 
 
 @intrinsic

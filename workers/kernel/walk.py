@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .binning import add_bins
-from .compiling import inner, lean, merged
+from .compiling import entry, inner, merged
 from .images import add_images
 from .intrinsics import memory, prefetch, read32_big
 from .lz4 import ORDERS, SPARE, STEPS, decode_block
@@ -85,7 +85,7 @@ def make_tables(layout: Layout, coverage: NDArray[np.bool_]) -> Tables:
     return Tables(cover, needed, ORDERS, STEPS)
 
 
-@lean
+@entry
 def walk(
     frames: int,
     pixels: int,

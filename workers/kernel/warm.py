@@ -10,7 +10,7 @@ import numpy as np
 
 from ..reducers.base import Chunk
 from .bins import Bins
-from .compiling import folder
+from .kept import folder
 from .kernel import Kernel
 from .nnls import NonNegative
 from .spectra import Projection
@@ -21,8 +21,8 @@ def warm_up() -> None:
     """Make the machine code ready in this process.
 
     It is compiled once per machine, by the first of several processes that ask for it while the others wait; from then
-    on it is loaded, in half a second. There is one machine code for all shapes, types and reductions of images, and
-    one for spectra.
+    on it is loaded, at once. There is one machine code for all shapes, types and reductions of images, and one for
+    spectra.
     """
     empty = np.zeros((1, 8), np.uint8)
     table = BinTable(

@@ -30,7 +30,7 @@ class InKernel:
     """
 
     def __init__(self, operator: Operator, dtype: np.dtype[Any], sigma: bool, cutoff: float | None) -> None:
-        # Numba takes half a second to import: not where recipes are only checked.
+        # LLVM is only loaded where frames are reduced, not where recipes are checked.
         from ..kernel import Bins, BinTable, Kernel, warm_up
 
         warm_up()

@@ -347,7 +347,7 @@ def serve(channel: socket.socket, settings: ReducingSettings, build: Build) -> N
 
     reducing = Reducing(Path(settings.assets), [Path(root) for root in settings.roots], send, build)
     unframer = Unframer()
-    if os.environ.get("HALTERE_WARM_UP") != "0":  # half a second, or 10 the first time on a machine
+    if os.environ.get("HALTERE_WARM_UP") != "0":  # some seconds the first time on a machine, then no time
         from ..kernel import warm_up
 
         warm_up()

@@ -23,6 +23,7 @@ from haltere.workers.kernel import (
     Sum,
     Whole,
     compiling,
+    kept,
     warm_up,
 )
 from haltere.workers.kernel.walk import walk
@@ -74,13 +75,13 @@ def test_one_machine_code_serves_every_type_and_part() -> None:
     }
     for dtype in ("<u1", "<u2", "<u4"):
         Kernel(shape, dtype, parts).run([bslz4(np.ones(shape, dtype))])
-    assert len(walk.signatures) == 1  # type: ignore[attr-defined]
+    assert len(walk.layouts) == 1  # type: ignore[attr-defined]
 
 
 def test_the_folder_of_machine_code_is_another_for_other_sources_another_cpu_and_checked_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = "from haltere.workers.kernel import compiling; print(compiling.folder())"
+    code = "from haltere.workers.kernel import kept; print(kept.folder())"
     where = {"NUMBA_CACHE_DIR": str(tmp_path)}
     usual = python(code, **where)
     assert Path(usual).parent == tmp_path / "haltere"
@@ -88,12 +89,57 @@ def test_the_folder_of_machine_code_is_another_for_other_sources_another_cpu_and
     assert python(code, **where) == usual
     others = {python(code, **where, NUMBA_CPU_NAME="haswell"), python(code, **where, HALTERE_KERNEL_CHECKED="1")}
     assert len(others | {usual}) == 3 - compiling.CHECKED
-    monkeypatch.setattr(compiling, "__file__", str(tmp_path / "compiling.py"))
-    assert compiling._state() not in usual
+    monkeypatch.setattr(kept, "__file__", str(tmp_path / "kept.py"))
+    assert kept._state() not in usual
+
+
+def test_machine_code_that_is_kept_is_run_without_numba() -> None:
+    warm_up()
+    code = "import sys; from haltere.workers.kernel import warm_up; warm_up(); print('numba' in sys.modules)"
+    assert python(code) == str(kept.folder() is None)
+
+
+TWICE = """
+import sys
+from pathlib import Path
+from haltere.workers.kernel import compiling, kept
+@compiling.entry
+def twice(n): return 2 * n
+print(twice(21), 'numba' in sys.modules, *[path.name for path in kept.folder().glob('*.o')])
+"""
+
+
+def test_a_file_that_was_torn_is_made_again(tmp_path: Path) -> None:
+    where = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    first, again = python(TWICE, **where), python(TWICE, **where)
+    value, compiled, name = first.split()
+    assert (value, compiled, again) == ("42", "True", first.replace("True", "False"))
+    (file,) = tmp_path.glob(f"haltere/*/{name}")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    assert python(TWICE, **where) == first
+    assert file.read_bytes() == whole
+
+
+def test_folders_that_nobody_has_used_for_long_are_removed(tmp_path: Path) -> None:
+    where = tmp_path / "haltere"
+    old, recent, foreign = where / "kernel-0", where / "kernel-1", where / "notes"
+    for each in (old, recent, foreign):
+        each.mkdir(parents=True)
+        (each / "file").touch()
+    for each in (old, foreign):
+        os.utime(each, (0, 0))
+    python(TWICE, NUMBA_CACHE_DIR=str(tmp_path))
+    assert (old.exists(), recent.exists(), foreign.exists()) == (False, True, True)
+
+
+def test_arrays_with_gaps_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(2, 3\).* contiguous"):
+        compiling.Packed(np.zeros((2, 6))[:, ::2])
 
 
 def test_a_folder_that_others_can_write_is_not_used(tmp_path: Path) -> None:
-    code = "from haltere.workers.kernel import compiling; print(compiling.folder())"
+    code = "from haltere.workers.kernel import kept; print(kept.folder())"
     made = Path(python(code, NUMBA_CACHE_DIR=str(tmp_path)))
     made.chmod(0o777)
     assert python(code, NUMBA_CACHE_DIR=str(tmp_path)) == "None"
@@ -102,9 +148,9 @@ def test_a_folder_that_others_can_write_is_not_used(tmp_path: Path) -> None:
 def test_no_folder_to_write_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     code = (
-        "from haltere.workers.kernel import compiling\n"
-        "@compiling.outer\n"
+        "from haltere.workers.kernel import compiling, kept\n"
+        "@compiling.entry\n"
         "def twice(n): return 2 * n\n"
-        "print(compiling.folder(), twice(21))"
+        "print(kept.folder(), twice(21))"
     )
     assert python(code, NUMBA_CACHE_DIR=str(tmp_path / "file")) == "None 42"
