@@ -20,6 +20,7 @@ FOUND = {
     374: "a DONE from before RUN_CLOSE came late, and confirmed that no EXPECT was missing",
     937: "all of before was found, and called lost while a stopped sink hadn't taken note of it",
     42479: "a session that began anew was never told of a run that the recorder had finished and let go of",
+    3608: "a worker was sent more than it had given credit for, and kept more results than it may",
 }
 
 

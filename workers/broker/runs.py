@@ -176,8 +176,8 @@ class Runs:
         found = []
         for uid, run in self._runs.items():
             if not run.complete:
-                run.complete_at = None
-            elif run.complete_at is None:
+                continue
+            if run.complete_at is None:
                 run.complete_at = now
             elif now - run.complete_at > self._keep:
                 found.append(uid)

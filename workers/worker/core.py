@@ -137,8 +137,11 @@ class WorkerCore:
     # --- from the reducer --------------------------------------------------------------------------------------------
 
     def take(self) -> Work | None:
-        """Return the next unit for the reducer, None if there is none."""
-        if not self._waiting:
+        """Return the next unit for the reducer, None if there is none, or no room for its result.
+
+        A broker that heard an old BEAT after a new one may send more than there was credit for.
+        """
+        if not self._waiting or len(self._kept) + len(self._running) >= MAX_KEPT + PREFETCH:
             return None
         unit = self._waiting.popleft()
         unit.move(UnitEvent.TAKEN)

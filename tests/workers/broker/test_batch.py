@@ -139,11 +139,11 @@ def test_each_move_of_a_frame_is_one_of_the_tables() -> None:
     before = Counter(FRAME.taken)
     batch = out(0, 1, 2)
     batch.move(Event.BACK)
-    batch.unreadable(nack(missing=[0, 1], damaged=[Damaged(1, "cut")]), FRAMES, 5.0, final=True)
+    batch.unreadable(nack(missing=[0, 1, 2], damaged=[Damaged(1, "cut")]), FRAMES, 5.0, final=True)
     assert Counter(FRAME.taken) - before == {
         (Frame.UNSEEN, FrameEvent.CAME): 3,
         (Frame.UNSEEN, FrameEvent.PASSED): 1,
-        (Frame.HELD, FrameEvent.UNREADABLE): 1,
+        (Frame.HELD, FrameEvent.UNREADABLE): 2,
         (Frame.HELD, FrameEvent.DAMAGED): 1,
     }
 

@@ -170,6 +170,16 @@ def test_a_complete_run_is_kept_for_a_while_unless_it_goes_on(runs: Runs) -> Non
     assert runs.stale(170.1) == ["run"]
 
 
+def test_a_run_that_went_on_between_two_looks_is_complete_anew(runs: Runs) -> None:
+    runs.close(CLOSE, 0.0)
+    runs.done(Done("run", "eiger", "cfg", [(0, 4)], True, 3, True))
+    assert runs.stale(100.0) == []
+    runs.open_stream(StreamOpen(2, "run", "pilc", "cfg", 4, OPENED.inputs, OPENED.recipes, None), 101.0)
+    runs.done(Done("run", "pilc", "cfg", [], True, 4, True))
+    assert runs.stale(131.0) == runs.stale(161.0) == []
+    assert runs.stale(161.1) == ["run"]
+
+
 def test_another_reduction_takes_the_place_of_a_run_and_an_idle_one_makes_room(runs: Runs) -> None:
     assert runs.opening(RunOpen(1, "run", "processed", b"{}")) is None
     assert runs.opening(RunOpen(1, "run", "other", b"{}")) == "run"

@@ -29,6 +29,7 @@ from haltere.workers.worker.core import (
     HELLO_EVERY,
     MAX_KEPT,
     MAX_KEPT_BYTES,
+    PREFETCH,
     ToBroker,
     ToSink,
     WorkerCore,
@@ -202,6 +203,19 @@ def test_it_takes_no_more_work_while_the_sink_confirms_nothing(bench: Bench) -> 
     assert [each for each in bench.to_broker() if isinstance(each, Credit) and each.limit > MAX_KEPT + 1] == []
     bench.do(bench.core.from_sink(Done("run", "eiger", "cfg", [(0, 8)]), bench.now))
     assert bench.to_broker() == [Credit(1, MAX_KEPT + 2)]
+
+
+def test_what_it_was_sent_without_credit_waits_until_there_is_room_for_its_result(bench: Bench) -> None:
+    room = MAX_KEPT + PREFETCH
+    for number in range(room + 1):
+        bench.work(4 * number)
+    for number in range(room - 1):
+        assert bench.reduce().first == 4 * number
+    last = bench.core.take()
+    assert last is not None and last.first == 4 * (room - 1)
+    assert bench.core.take() is None, "what is in work takes room as well"
+    bench.do(bench.core.from_sink(Done("run", "eiger", "cfg", [(0, 4)]), bench.now))
+    assert bench.reduce().first == 4 * room
 
 
 def test_it_takes_no_more_work_when_results_are_large(bench: Bench) -> None:
