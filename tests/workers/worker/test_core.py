@@ -212,7 +212,8 @@ def test_what_it_was_sent_without_credit_waits_until_there_is_room_for_its_resul
     for number in range(room - 1):
         assert bench.reduce().first == 4 * number
     last = bench.core.take()
-    assert last is not None and last.first == 4 * (room - 1)
+    assert last is not None
+    assert last.first == 4 * (room - 1)
     assert bench.core.take() is None, "what is in work takes room as well"
     bench.do(bench.core.from_sink(Done("run", "eiger", "cfg", [(0, 4)]), bench.now))
     assert bench.reduce().first == 4 * room
