@@ -15,9 +15,16 @@ from numpy.typing import NDArray
 PRECISE: Final = 2.0**-28
 """What may be left of a value: a tenth of what rounding 1 to float32 leaves. Results depend on it."""
 
+MOST: Final = 64
+"""Rows after which no more are looked for: a matrix that has so many directions is its own product. Results depend on
+it."""
+
 
 class Factors(NamedTuple):
-    """``weights`` : (m, r) float64. ``rows`` : (r, columns) float64, of length 1 and at right angles to each other."""
+    """``weights`` : (m, r) float64. ``rows`` : (r, columns) float64, of length 1 and at right angles to each other.
+
+    Or the rows are the matrix's.
+    """
 
     weights: NDArray[np.float64]
     rows: NDArray[np.float64]
@@ -32,6 +39,8 @@ def factored(matrix: NDArray[np.float64]) -> Factors:
         worst = far.argmax()
         if far[worst] <= PRECISE:
             break
+        if len(rows) == MOST:
+            return Factors(np.eye(len(matrix)), matrix)
         row = left[worst] / far[worst]
         for other in rows:  # a small remainder isn't quite at right angles to them
             row -= _sums(other * row) * other

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from haltere.workers.kernel.factoring import PRECISE, factored
+from haltere.workers.kernel.factoring import MOST, PRECISE, factored
 
 
 @settings(max_examples=60, deadline=None)
@@ -37,3 +37,12 @@ def test_nothing_is_a_product_of_no_rows() -> None:
     found = factored(np.full((4, 16), PRECISE))
     assert found.weights.shape == (4, 0)
     assert found.rows.shape == (0, 16)
+
+
+@pytest.mark.parametrize(("rank", "rows"), [(MOST, MOST), (MOST + 1, 100)])
+def test_a_matrix_of_too_many_directions_is_its_own_product(rank: int, rows: int) -> None:
+    rng = np.random.default_rng(5)
+    matrix = rng.normal(size=(100, rank)) @ rng.normal(size=(rank, 200)) / 100
+    found = factored(matrix)
+    assert len(found.rows) == rows
+    assert np.abs(found.weights @ found.rows - matrix).max() <= PRECISE
