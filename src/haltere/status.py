@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -105,23 +106,28 @@ def _runs(said: dict[str, Any]) -> Table:
     table = _table("runs")
     for column in ("scan", "state", "stream"):
         table.add_column(column, no_wrap=True)
-    columns = ("expected", "live", "backfilled", "owed", "quarantined", "lost", "duplicates")
-    for column in ("expected", "live", "backf.", "owed", "quar.", "lost", "dupl.", "live/s", "backf./s", "lag"):
+    for column in ("expected", "live", "backfilled", "per s", "lag"):
         table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("besides")  # the only one that may be cut in lines: a number that is cut is another number
     for run in said["runs"]:
         name = str(run["scan_id"] if run["scan_id"] is not None else run["run"][:8])
-        state = run["state"] + (" (its session is gone)" if run["abandoned"] else "")
+        state, gone = run["state"], [Text("its session is gone")] * run["abandoned"]
         for stream, each in run["streams"].items():
-            counts = [
-                Text(str(each[key]), style="bold red" if key in ("quarantined", "lost") and each[key] else "")
-                for key in columns
-            ]
-            rates = f"{each['live_per_s']:.0f}", f"{each['backfilled_per_s']:.0f}", f"{each['lag_s']:.1f} s"
-            table.add_row(name, state, stream, *counts, *rates)
-            name = state = ""
+            counts = (str(each[key]) for key in ("expected", "live", "backfilled"))
+            rate = f"{each['live_per_s'] + each['backfilled_per_s']:.0f}"
+            besides = Text(", ").join([*gone, *_besides(each)])
+            table.add_row(name, state, stream, *counts, rate, f"{each['lag_s']:.1f} s", besides)
+            name, state, gone = "", "", []
         if not run["streams"]:
-            table.add_row(name, state, "–")
+            table.add_row(name, state, "–", *[""] * 5, *gone)
     return table
+
+
+def _besides(stream: dict[str, Any]) -> Iterator[Text]:
+    """Say how many frames came to another end, or twice, where there are any."""
+    for key in ("owed", "quarantined", "lost", "duplicates"):
+        if stream[key]:
+            yield Text(f"{stream[key]} {key}", style="bold red" if key in ("quarantined", "lost") else "")
 
 
 def _flow(said: dict[str, Any]) -> Table:
