@@ -34,7 +34,13 @@ def test_no_number_is_cut_in_eighty_columns() -> None:
 
 
 def test_a_run_whose_session_is_gone_says_so() -> None:
-    run = {"scan_id": None, "run": "d2a8c207-dbd7", "state": "complete", "abandoned": True, "streams": {}}
+    run: dict[str, Any] = {
+        "scan_id": None,
+        "run": "d2a8c207-dbd7",
+        "state": "complete",
+        "abandoned": True,
+        "streams": {},
+    }
     lines = shown(run)
     assert lines[0].split()[:3] == ["d2a8c207", "complete", "–"]
     assert " ".join(" ".join(lines).split()).endswith("its session is gone")
