@@ -12,13 +12,13 @@ Every sum is made in a fixed order, without fused operations: the same areas giv
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ReductionError
-from .compiling import entry, inner
+from .compiling import Packed, entry, inner
 from .intrinsics import square_root
 
 TOLERANCE: Final = 1e-10
@@ -31,6 +31,26 @@ TRIES: Final = 3
 """Exchanges of all at once that may fail to make fewer wrong."""
 
 SOLVED, UNSETTLED, ALIKE = range(3)
+
+
+class _FitTerms(NamedTuple):
+    """``sigma`` : uncertainties of the unconstrained areas. ``bounded`` : which mayn't be negative."""
+
+    sigma: NDArray[np.float64]
+    correlation: NDArray[np.float64]
+    bounded: NDArray[np.bool_]
+
+
+class _FitSpace(NamedTuple):
+    """What one thread works in. ``held`` : which are held at 0; ``chosen`` lists them, ``factor`` is their system's."""
+
+    start: NDArray[np.float64]
+    now: NDArray[np.float64]
+    reached: NDArray[np.float64]
+    multipliers: NDArray[np.float64]
+    held: NDArray[np.bool_]
+    chosen: NDArray[np.int64]
+    factor: NDArray[np.float64]
 
 
 class NonNegative:
@@ -53,6 +73,8 @@ class NonNegative:
         self._sigma = np.sqrt(variances)
         self._correlation = np.ascontiguousarray(covariance / np.outer(self._sigma, self._sigma))
         self._bounded = np.array(bounded, np.bool_)
+        self._packed = Packed(_FitTerms(self._sigma, self._correlation, self._bounded))
+        self._idle: list[Packed] = []
         self.steps = 10 * len(bounded) + 20
         """Most systems that each way may solve for a spectrum; one to three are usual."""
 
@@ -76,44 +98,23 @@ class NonNegative:
         if found.ndim != 2 or found.shape[1] != len(self._bounded):
             raise ReductionError(f"areas of {found.shape} for {len(self._bounded)} components")
         states = np.zeros(len(found), np.uint8)
+        mine = self._idle.pop() if self._idle else self._space()
+        _solve(found, self._packed, self.steps, states, mine)
+        self._idle.append(mine)
+        return found, states
+
+    def _space(self) -> Packed:
         count = len(self._bounded)
         start, now, reached, multipliers = np.empty((4, count))
         held, chosen, factor = np.empty(count, np.bool_), np.empty(count, np.int64), np.empty((count, count))
-        _solve(
-            found,
-            self._sigma,
-            self._correlation,
-            self._bounded,
-            self.steps,
-            states,
-            start,
-            now,
-            reached,
-            held,
-            chosen,
-            factor,
-            multipliers,
-        )
-        return found, states
+        return Packed(_FitSpace(start, now, reached, multipliers, held, chosen, factor))
 
 
 @entry
-def _solve(
-    areas: Any,
-    sigma: Any,
-    correlation: Any,
-    bounded: Any,
-    steps: int,
-    states: Any,
-    start: Any,
-    now: Any,
-    reached: Any,
-    held: Any,
-    chosen: Any,
-    factor: Any,
-    multipliers: Any,
-) -> None:
+def _solve(areas: Any, fit: Any, steps: int, states: Any, space: Any) -> None:
     """Replace the areas that aren't allowed, and what depends on them."""
+    sigma, correlation, bounded = fit
+    start, now, reached, multipliers, held, chosen, factor = space
     n, components = areas.shape
     for frame in range(n):
         wrong, largest, sound = 0, 0.0, True

@@ -20,23 +20,24 @@ NEGLIGIBLE: Final = 2.0**-60
 """Values smaller than this, beside the largest, are 0: their products would be denormal, which is slow."""
 
 
-class Plan(NamedTuple):
+class SumsPlan(NamedTuple):
     """What is summed over which templates.
 
     ``table`` : float32, tile after tile as :func:`.dots.dots` reads them. ``ends`` : (blocks + 1,) int64, each block's
     first tile, and one after the last. ``slots`` : (tiles,) int64, the first of the TILE sums that a tile is added to.
     ``mixing`` : (slots, areas) float64, what areas are of sums; slots after these are of variances. There are areas for
-    whole vectors.
+    whole vectors. ``variance_scale`` : float64, what variances are in units of.
     """
 
     table: NDArray[np.float32]
     ends: NDArray[np.int64]
     slots: NDArray[np.int64]
     mixing: NDArray[np.float64]
+    variance_scale: NDArray[np.float64]
 
 
-def planned(operator: NDArray[np.float64], chosen: NDArray[np.intp]) -> tuple[Plan, NDArray[np.float64]]:
-    """Return the plan for areas, and for the variances of those chosen; and (templates,) what these are in units of.
+def planned(operator: NDArray[np.float64], chosen: NDArray[np.intp]) -> SumsPlan:
+    """Return the plan for areas, and for the variances of those chosen.
 
     Parameters
     ----------
@@ -65,7 +66,7 @@ def planned(operator: NDArray[np.float64], chosen: NDArray[np.intp]) -> tuple[Pl
     table = aligned(sum(tile.size for tile in tiles), np.float32)
     if tiles:
         np.concatenate([tile.ravel() for tile in tiles], out=table)
-    return Plan(table, np.array(ends), np.array(places, np.int64), mixing), scale
+    return SumsPlan(table, np.array(ends), np.array(places, np.int64), mixing, scale[chosen] ** 2)
 
 
 def _tiles(rows: NDArray[np.float64]) -> list[NDArray[np.float32]]:

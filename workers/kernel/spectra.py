@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import ReductionError, ShapeMismatch
 from .aligned import address, aligned
-from .compiling import entry, inner
+from .compiling import Packed, entry, inner
 from .dots import MIXED, TILE, dots, mix
 from .intrinsics import memory
 from .places import LANES, ROWS
@@ -49,8 +49,8 @@ class Projected(NamedTuple):
     bits: NDArray[np.int64]
 
 
-class _Memory(NamedTuple):
-    """What one thread works in, kept from run to run: memory that is new to a process costs more than the work.
+class _SpectraSpace(NamedTuple):
+    """What one thread works in for so many elements, kept from run to run: new memory costs more than the work.
 
     ``singles`` : a block of a lot's spectra, then of their variances. ``sums`` : a lot's, and a row for nobody.
     ``subtotal`` : a lot's, of all elements. ``filled`` : which of a lot have counts in a block, then nobody.
@@ -85,9 +85,10 @@ class Projection:
         chosen = np.arange(self.templates) if variances is None else np.array(variances, np.intp)
         self._padded = -(-self.channels // LANES) * LANES
         padded = np.pad(operator, ((0, 0), (0, self._padded - self.channels)))
-        self._plan, scale = planned(padded, chosen)
-        self._variance_scale = scale[chosen] ** 2
-        self._idle: list[_Memory] = []
+        self._plan = planned(padded, chosen)
+        self._variances = len(chosen)
+        self._packed = Packed(self._plan)
+        self._idle: dict[int, list[Packed]] = {}
 
     def run(self, elements: Sequence[NDArray[Any]], factors: NDArray[np.float64]) -> Projected:
         """Reduce n spectra, each counted by one or several elements.
@@ -112,43 +113,29 @@ class Projection:
                 )
         if not elements or factors.shape != (n, len(elements)):
             raise ShapeMismatch(f"factors of {factors.shape} for {n} spectra of {len(elements)} elements")
-        rows, plan = [self._rows(each) for each in elements], self._plan
-        # Of whole lots, and of whole vectors.
-        areas, variances = np.empty((n, plan.mixing.shape[1])), np.empty((n, len(self._variance_scale)))
+        rows = [self._rows(each) for each in elements]
+        # Of whole vectors, and of whole lots.
+        areas, variances = np.empty((n, self._plan.mixing.shape[1])), np.empty((n, self._variances))
         total = np.zeros((len(rows), self._padded), np.int64)
         bits = np.zeros((-(-n // LOT) * LOT, len(rows)), np.int64)
         if n:
-            mine = self._idle.pop() if self._idle else self._memory()
-            if len(mine.subtotal) != total.size:
-                mine = mine._replace(subtotal=aligned(total.size, np.uint32))
-            _project(
-                np.array([*map(address, rows), NOWHERE], np.int64),
-                np.array([each.strides[0] for each in rows], np.int64),
-                np.array(factors, np.float64, order="C"),
-                plan.table,
-                plan.ends,
-                plan.slots,
-                plan.mixing.reshape(-1),
-                self._variance_scale,
-                mine.singles,
-                mine.sums,
-                mine.subtotal,
-                mine.filled,
-                areas.reshape(-1),
-                variances,
-                total.reshape(-1),
-                bits,
-            )
-            self._idle.append(mine)
+            idle = self._idle.setdefault(len(rows), [])
+            mine = idle.pop() if idle else self._space(len(rows))
+            lying = np.array([*((address(each), each.strides[0]) for each in rows), (NOWHERE, 0)], np.int64)
+            given = np.array(factors, np.float64, order="C")
+            _project(lying, given, self._packed, mine, areas.reshape(-1), variances, total.reshape(-1), bits)
+            idle.append(mine)
         return Projected(areas[:, : self.templates], variances, total[:, : self.channels], bits[:n])
 
-    def _memory(self) -> _Memory:
-        width = len(self._plan.mixing) + -(-len(self._variance_scale) // TILE) * TILE
-        return _Memory(
-            aligned(2 * LOT * BLOCK, np.float32),
-            aligned((LOT + 1) * width, np.float64),
-            aligned(0, np.uint32),
-            np.empty(LOT + ROWS, np.int64),
+    def _space(self, elements: int) -> Packed:
+        width = len(self._plan.mixing) + -(-self._variances // TILE) * TILE
+        return Packed(
+            _SpectraSpace(
+                aligned(2 * LOT * BLOCK, np.float32),
+                aligned((LOT + 1) * width, np.float64),
+                aligned(elements * self._padded, np.uint32),
+                np.empty(LOT + ROWS, np.int64),
+            )
         )
 
     def _rows(self, spectra: NDArray[Any]) -> NDArray[Any]:
@@ -161,27 +148,14 @@ class Projection:
 
 @entry
 def _project(
-    addresses: Any,
-    strides: Any,
-    factors: Any,
-    table: Any,
-    ends: Any,
-    slots: Any,
-    mixing: Any,
-    variance_scale: Any,
-    singles: Any,
-    sums: Any,
-    subtotal: Any,
-    filled: Any,
-    areas: Any,
-    variances: Any,
-    totals: Any,
-    bits: Any,
+    lying: Any, factors: Any, plan: Any, space: Any, areas: Any, variances: Any, totals: Any, bits: Any
 ) -> None:
+    """Reduce spectra; ``lying`` : (elements + 1, 2), where each element's are, bytes between two; nobody's last."""
+    table, ends, slots, mixing, variance_scale = plan
+    singles, sums, subtotal, filled = space
     n, elements = factors.shape
     channels, blocks = len(totals) // elements, len(ends) - 1
-    wide = len(areas) // n
-    mixed = len(mixing) // wide
+    mixed, wide = mixing.shape
     width, squares = len(sums) // (LOT + 1), LOT * BLOCK
     for first in range(0, n, LOT):
         rows = min(LOT, n - first)
@@ -199,9 +173,9 @@ def _project(
                     clear(singles, row * BLOCK, ROWS * BLOCK)
                     clear(singles, squares + row * BLOCK, ROWS * BLOCK)
                 for element in range(elements):
-                    counts, one = _counts(addresses, strides, n, channels, element, frame, start)
-                    others, two = _counts(addresses, strides, n, channels, element, frame + 1, start)
-                    last, three = _counts(addresses, strides, n, channels, element, frame + 2, start)
+                    counts, one = _counts(lying, n, channels, element, frame, start)
+                    others, two = _counts(lying, n, channels, element, frame + 1, start)
+                    last, three = _counts(lying, n, channels, element, frame + 2, start)
                     to = element * channels + start
                     if elements == 1:
                         seen = tally_single(
@@ -249,7 +223,7 @@ def _project(
                         clear(singles, again * BLOCK, BLOCK)
                         clear(singles, squares + again * BLOCK, BLOCK)
                         for element in range(elements):
-                            counts, one = _counts(addresses, strides, n, channels, element, first + again, start)
+                            counts, one = _counts(lying, n, channels, element, first + again, start)
                             weight = 1.0 if elements == 1 else factors[first + again, element]
                             add_large(counts, one, groups, weight, singles, again * BLOCK, squares)
                 # Of an empty block nothing but zeros would be added.
@@ -285,7 +259,7 @@ def _project(
                 tally(subtotal, to, channels // LANES, totals, to)
                 continue
             for row in range(rows):  # the subtotal may have passed 32 bits
-                counts, one = _counts(addresses, strides, n, channels, element, first + row, 0)
+                counts, one = _counts(lying, n, channels, element, first + row, 0)
                 tally(counts, one, channels // LANES, totals, to)
         for row in range(rows):
             frame = first + row
@@ -297,14 +271,12 @@ def _project(
 
 
 @inner
-def _counts(
-    addresses: Any, strides: Any, n: int, channels: int, element: int, frame: int, start: int
-) -> tuple[Any, int]:
+def _counts(lying: Any, n: int, channels: int, element: int, frame: int, start: int) -> tuple[Any, int]:
     """Return an element's counts as bytes, and at which of them, in units of 4, a frame's channel ``start`` is.
 
     Of frames there aren't, counts are 0.
     """
     if frame >= n:
-        return memory(addresses[len(strides)], 4 * BLOCK), 0
-    stride = strides[element]
-    return memory(addresses[element], (n - 1) * stride + 4 * channels), frame * stride // 4 + start
+        return memory(lying[len(lying) - 1, 0], 4 * BLOCK), 0
+    stride = lying[element, 1]
+    return memory(lying[element, 0], (n - 1) * stride + 4 * channels), frame * stride // 4 + start
