@@ -248,13 +248,14 @@ def _weigh(slab: int, program: Any, rows: Any, sums: Any, kind: int, plane: int,
     slots, bins, weights = program.slots, program.bins, program.weights
     for each in range(program.classes[slab], program.classes[slab + 1]):
         n, m = np.int64(program.lengths[each]), np.int64(program.counts[each])
-        if kind == 0:
-            for k in range(segment, segment + m):
-                weigh(rows, slots, entry, n, weights, factor, sums, (base + np.int64(read32(bins, 4 * k))) * 128)
-                entry += n
-        else:
-            for k in range(segment, segment + m):
-                to = (base + np.int64(read32(bins, 4 * k))) * 128
+        for k in range(segment, segment + m):
+            soon = (base + np.int64(read32(bins, 4 * (k + AHEAD)))) * 128
+            prefetch(sums, soon)
+            prefetch(sums, soon + 64)
+            to = (base + np.int64(read32(bins, 4 * k))) * 128
+            if kind == 0:
+                weigh(rows, slots, entry, n, weights, factor, sums, to)
+            else:
                 weigh_squared(rows, slots, entry, n, weights, factor, sums, to)
-                entry += n
+            entry += n
         segment += m
