@@ -132,8 +132,13 @@ def fill_ledger(rig: Rig) -> None:
 
 
 def fill_nexus(rig: Rig) -> None:
-    """Fill the disk of the NeXus files, wait until the sink has noticed, make room a while later."""
+    """Fill the disk of the NeXus files, wait until the sink has noticed, make room a while later.
+
+    The sink looks how much room there is before HDF5 writes, so that a limit of file size is no stand-in.
+    """
     nexus = rig.folder / "nexus"
+    if not nexus.is_mount():
+        raise PermissionError("no disk of its own could be mounted, which takes root: not tried")
     log = rig.pool.directory / "logs" / "sink.log"
     rig.now()
     with full(rig, nexus, next(nexus.glob("*.nxs"))):
