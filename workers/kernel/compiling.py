@@ -10,7 +10,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Callable, Sequence
-from functools import cached_property, update_wrapper
+from functools import cache, cached_property, update_wrapper
 from threading import Lock
 from typing import Any, Final, TypeVar, cast
 
@@ -111,9 +111,9 @@ def _pack(given: Any, values: list[int], layout: list[str]) -> None:
     if isinstance(given, np.ndarray):
         if not given.flags.c_contiguous:
             raise ValueError(f"an array of {given.shape}, strides {given.strides}: compiled code takes contiguous ones")
-        values.append(given.__array_interface__["data"][0])
+        values.append(_address(given))
         values.extend(given.shape)
-        layout.append(f"{given.dtype.str}{given.ndim}")
+        layout.append(_name(given.dtype, given.ndim))
     elif isinstance(given, tuple):
         layout.append("(")
         for each in given:
@@ -125,6 +125,18 @@ def _pack(given: Any, values: list[int], layout: list[str]) -> None:
     else:
         values.append(int(given))
         layout.append("i")
+
+
+def _address(array: Any) -> int:
+    try:  # this takes a third of the time that the other way takes
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+    except (TypeError, ValueError):  # it is read-only, or empty
+        return int(array.__array_interface__["data"][0])
+
+
+@cache
+def _name(dtype: np.dtype[Any], axes: int) -> str:
+    return f"{dtype.str}{axes}"
 
 
 class _Entry:

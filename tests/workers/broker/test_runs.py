@@ -170,6 +170,13 @@ def test_a_complete_run_is_kept_for_a_while_unless_it_goes_on(runs: Runs) -> Non
     assert runs.stale(170.1) == ["run"]
 
 
+def test_a_run_that_is_not_complete_keeps_nobody_else(runs: Runs) -> None:
+    runs.open(RunOpen(1, "later", "processed", b"{}"))
+    runs.close(RunClose(2, "later", [], "success", b"{}"), 0.0)
+    assert runs.stale(100.0) == []
+    assert runs.stale(130.1) == ["later"]
+
+
 def test_a_run_that_went_on_between_two_looks_is_complete_anew(runs: Runs) -> None:
     runs.close(CLOSE, 0.0)
     runs.done(Done("run", "eiger", "cfg", [(0, 4)], True, 3, True))
