@@ -18,14 +18,14 @@ from .parts import LOT
 
 
 @inner
-def any_covered(block: Any, offset: int, plane: int, cover: Any, cover_offset: int) -> bool:
-    """Return whether one of 8 bit planes has a bit set in a covered pixel."""
-    at = 0
-    while at + 64 <= plane:
+def any_covered(block: Any, offset: int, plane: int, begin: int, end: int, cover: Any, cover_offset: int) -> bool:
+    """Return whether one of 8 bit planes has a bit set in a covered pixel, of bytes ``begin`` to ``end`` of a plane."""
+    at = begin
+    while at + 64 <= end:
         if covered64(block, offset + at, plane, cover, cover_offset + at) != 0:
             return True
         at += 64
-    while at < plane:
+    while at < end:
         if covered1(block, offset + at, plane, cover, cover_offset + at) != 0:
             return True
         at += 1
@@ -33,16 +33,16 @@ def any_covered(block: Any, offset: int, plane: int, cover: Any, cover_offset: i
 
 
 @inner
-def untranspose(block: Any, offset: int, plane: int, to: Any, to_offset: int) -> None:
-    """Make 8 bit planes of ``plane`` bytes into ``8 * plane`` bytes, one per pixel."""
-    at = 0
-    while at + 32 <= plane:
+def untranspose(block: Any, offset: int, plane: int, begin: int, end: int, to: Any, to_offset: int) -> None:
+    """Make 8 bit planes of ``plane`` bytes, ``begin`` to ``end`` of each, into 8 times as many, one per pixel."""
+    at = begin
+    while at + 32 <= end:
         transpose32(block, offset + at, plane, to, to_offset + 8 * at)
         at += 32
-    if at + 16 <= plane:
+    if at + 16 <= end:
         transpose16(block, offset + at, plane, to, to_offset + 8 * at)
         at += 16
-    while at < plane:
+    while at < end:
         for k in range(8):
             value = 0
             for i in range(8):
@@ -53,20 +53,30 @@ def untranspose(block: Any, offset: int, plane: int, to: Any, to_offset: int) ->
 
 @inner
 def spread_block(
-    block: Any, pixels: int, itemsize: int, cover: Any, first: int, px: Any, stride: int, lane: int
+    block: Any,
+    pixels: int,
+    itemsize: int,
+    cover: Any,
+    first: int,
+    begin: int,
+    end: int,
+    px: Any,
+    stride: int,
+    lane: int,
 ) -> int:
-    """Make a block of bit planes into a frame's tile.
+    """Make a block of bit planes into a frame's tile, its pixels from ``begin`` to ``end``, multiples of 8.
 
     Returns
     -------
     Byte planes that may have a bit in covered pixels; only these are written.
     """
     plane = pixels // 8
+    begin, end = min(begin // 8, plane), min(end // 8, plane)
     high = itemsize
-    while high > 0 and not any_covered(block, (high - 1) * 8 * plane, plane, cover, first // 8):
+    while high > 0 and not any_covered(block, (high - 1) * 8 * plane, plane, begin, end, cover, first // 8):
         high -= 1
     for j in range(high):
-        untranspose(block, j * 8 * plane, plane, px, (j * LOT + lane) * stride)
+        untranspose(block, j * 8 * plane, plane, begin, end, px, (j * LOT + lane) * stride)
     return high
 
 

@@ -22,6 +22,9 @@ HEADER: Final = 12
 BLOCKS, PIXELS = 0, 1
 """What a lane's bytes are: a bslz4 chunk with blocks of :data:`TILE_BYTES`, or plain pixels."""
 
+GROUP: Final = 256
+"""Pixels of which 8 bit planes are made into bytes at once."""
+
 CUT, BAD_BLOCK, LEFT_OVER, REFUSED = 1, 2, 3, 4
 """What can be wrong: a block reaches beyond the chunk, it isn't LZ4 or not of its size, bytes are left over at the end,
 a consumer refused."""
@@ -55,11 +58,14 @@ class Scratch(NamedTuple):
 class Tables(NamedTuple):
     """What a walk looks up.
 
-    ``cover`` : 1 bit per pixel that somebody wants; ``needed`` : uint8 per tile; ``orders``, ``steps`` : of LZ4.
+    ``cover`` : 1 bit per pixel that somebody wants; ``needed`` : uint8 per tile; ``begins``, ``ends`` : per tile,
+    between which of its pixels all those are, multiples of :data:`GROUP`; ``orders``, ``steps`` : of LZ4.
     """
 
     cover: NDArray[np.uint8]
     needed: NDArray[np.uint8]
+    begins: NDArray[np.int64]
+    ends: NDArray[np.int64]
     orders: NDArray[np.uint8]
     steps: NDArray[np.int64]
 
@@ -79,10 +85,13 @@ def make_tables(layout: Layout, coverage: NDArray[np.bool_]) -> Tables:
     """Return the tables for these pixels."""
     padded = np.zeros(layout.tiles * layout.tile, bool)
     padded[: layout.pixels] = coverage.ravel()
-    needed: NDArray[np.uint8] = np.any(padded.reshape(layout.tiles, layout.tile), axis=1).astype(np.uint8)
+    groups: NDArray[np.bool_] = np.any(padded.reshape(layout.tiles, layout.tile // GROUP, GROUP), axis=2)
+    needed: NDArray[np.uint8] = np.any(groups, axis=1).astype(np.uint8)
+    begins = GROUP * groups.argmax(axis=1)
+    ends = layout.tile - GROUP * groups[:, ::-1].argmax(axis=1)
     bits: NDArray[np.uint8] = np.packbits(padded, bitorder="little")
     cover = np.concatenate((bits, np.zeros(64, np.uint8)))
-    return Tables(cover, needed, ORDERS, STEPS)
+    return Tables(cover, needed, begins, ends, ORDERS, STEPS)
 
 
 @entry
@@ -132,7 +141,7 @@ def walk(
         else:
             top = zero
             for lane in range(frames):
-                status = _tile(lane, first, count, itemsize, stride, lanes, tables, scratch)
+                status = _tile(lane, tile, first, count, itemsize, stride, lanes, tables, scratch)
                 if status != 0:
                     scratch.wrong[0], scratch.wrong[1] = lane, tile
                     return status
@@ -188,7 +197,9 @@ def _pass_over(frames: int, count: int, itemsize: int, lanes: Any, at: Any) -> i
 
 
 @merged
-def _tile(lane: int, first: int, count: int, itemsize: int, stride: int, lanes: Any, tables: Any, scratch: Any) -> int:
+def _tile(
+    lane: int, tile: int, first: int, count: int, itemsize: int, stride: int, lanes: Any, tables: Any, scratch: Any
+) -> int:
     """Bring a tile of one frame into ``px``."""
     source = memory(lanes.address[lane], lanes.size[lane])
     at = scratch.at[lane]
@@ -207,7 +218,10 @@ def _tile(lane: int, first: int, count: int, itemsize: int, stride: int, lanes: 
             status = decode_block(source, at + 4, end, scratch.block, whole * itemsize, tables.orders, tables.steps)
             if status != 0:
                 return BAD_BLOCK
-            high = spread_block(scratch.block, whole, itemsize, tables.cover, first, scratch.px, stride, lane)
+            begin, stop = tables.begins[tile], tables.ends[tile]
+            high = spread_block(
+                scratch.block, whole, itemsize, tables.cover, first, begin, stop, scratch.px, stride, lane
+            )
             at = end
     if tail > 0:
         if at + tail * itemsize > source.size:
