@@ -21,6 +21,8 @@ FOUND = {
     937: "all of before was found, and called lost while a stopped sink hadn't taken note of it",
     42479: "a session that began anew was never told of a run that the recorder had finished and let go of",
     3608: "a worker was sent more than it had given credit for, and kept more results than it may",
+    14497: "a frame's every word of being spilled was lost, and it was called lost before it was said again",
+    15520: "the same, of a frame that was still being written",
 }
 
 

@@ -317,8 +317,8 @@ class BrokerCore:
         for each in message.series:
             key = self._series.get((each.endpoint, each.series))
             stream = None if key is None else self.runs.stream(key)
-            if stream is not None and each.searched:
-                stream.lane.sure()
+            if stream is not None:
+                stream.lane.gauge(each.searched, now)
         return [Send(peer, claim) for claim in self._claims() if (claim.endpoint, claim.series) not in heard]
 
     def _claims(self) -> list[Claim]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
+from math import inf
 from typing import Final
 
 from ..intervals import IntervalSet
@@ -89,8 +90,10 @@ class Lane:
         self._said: dict[str, float] = {}
         """When an ingest last said that it writes frames to a file: that it can't may have been lost on the way."""
         self._spills = spills
-        self._unsure = now if spills else None
-        """Since when an ingest may have spilled what it hasn't said."""
+        self._doubted = now
+        """When an ingest was last known to have spilled what the ledger doesn't know, or may have been."""
+        self._sure = -inf
+        """When an ingest last said that there is nothing of that kind."""
 
     @property
     def high(self) -> int:
@@ -140,18 +143,28 @@ class Lane:
         for name in (ingest, ""):  # of what was said before the stream was known nobody noted who said it
             for first, stop in self._spilling.pop(name, IntervalSet()).ranges():
                 self._why.setdefault("it was being spilled when its ingest ended", IntervalSet()).add(first, stop)
-        if self._spills:
-            self._unsure = now
+        self._doubted = now
 
-    def sure(self) -> None:
-        """Note that an ingest has found all that was spilled."""
-        self._unsure = None
+    def gauge(self, told: bool, now: float) -> None:
+        """Note whether all that an ingest has spilled is known to the ledger, as it says."""
+        if told:
+            self._sure = now
+        else:
+            self._doubted = now
 
     def may_be_spilled(self, frame: int, now: float) -> bool:
-        """Say whether an ingest may still say that it has written the frame to a file."""
+        """Say whether an ingest may still say that it has written the frame to a file.
+
+        What it says of single frames may be lost; so when nothing more comes it has to say that it has nothing left.
+        """
         if any(frame in frames and now - self._said[name] < PATIENCE for name, frames in self._spilling.items()):
             return True
-        return self._unsure is not None and now - self._unsure < PATIENCE
+        if not self._spills:
+            return False
+        since = self._doubted
+        if self.exists and self._closed is not None:  # and so late that it had the last frame when it said so
+            since = max(since, max(self._closed, self._last) + 2 * self._late)
+        return self._sure < since and now - since < PATIENCE
 
     def _written(self, first: int, stop: int) -> None:
         for frames in self._spilling.values():

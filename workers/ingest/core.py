@@ -262,7 +262,7 @@ class IngestCore:
     def gauge(
         self, session: int, now: float, spilled: Callable[[Claim], tuple[int, int, bool]] = lambda _: (0, 0, False)
     ) -> Gauge:
-        """Return what becomes of each series; ``spilled`` : frames, bytes, and whether all of before was found."""
+        """Return what becomes of each series; ``spilled`` : frames, bytes, and whether the ledger knows of all."""
         return Gauge(session, self.claims.gauges(now, spilled))
 
     def _announce(self, source: Source, blocks: list[Block]) -> Frames:

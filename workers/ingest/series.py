@@ -68,7 +68,7 @@ class Series:
         return None
 
     def gauge(self, now: float, spilled: tuple[int, int, bool]) -> SeriesGauge:
-        """Return how it does; ``spilled`` : frames, bytes, and whether all of before was found."""
+        """Return how it does; ``spilled`` : frames, bytes, and whether the ledger knows of all of them."""
         waiting = 0.0 if self.blocked_since is None else now - self.blocked_since
         kept = min(max(self.decimator.kept, 0.0), 1.0)
         where = self.claim.endpoint, self.claim.series

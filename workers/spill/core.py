@@ -174,12 +174,18 @@ class SpillBook:
         return [*searches, *self._queued.values()]
 
     def account(self, claim: Claim) -> tuple[int, int, bool]:
-        """Return how many frames and bytes of a stream were spilled, and whether all of before was found.
+        """Return how many frames and bytes of a stream were spilled, and whether the ledger has all of it.
 
-        It was when the ledger has it: what isn't in any file would else be called lost beside what nobody knows of yet.
+        What isn't in any file would else be called lost beside what nobody knows of yet: what an ingest before this one
+        spilled, what is being written, what wasn't confirmed.
         """
-        stream = self._streams.get((claim.run, claim.stream))
-        return (0, 0, False) if stream is None else (stream.spilled, stream.bytes, stream.searched and not stream.told)
+        name = claim.run, claim.stream
+        stream = self._streams.get(name)
+        if stream is None:
+            return 0, 0, False
+        waiting = (self._queued[offset].kind for offset in self._since)
+        writing = any((kind.run, kind.stream) == name for kind in waiting)
+        return stream.spilled, stream.bytes, stream.searched and not stream.told and not writing
 
     def summary(self) -> dict[str, int]:
         """Return numbers for a person."""

@@ -101,7 +101,7 @@ class SeriesGauge(Struct, array_like=True, frozen=True, forbid_unknown_fields=Tr
     spilled: Serial = 0
     spilled_bytes: Serial = 0
     searched: bool = True
-    """All that an ingest before this one spilled has been found."""
+    """All that was spilled is known to the ledger, also what an ingest before this one spilled."""
 
 
 class Gauge(Message, frozen=True, tag="GAUGE"):

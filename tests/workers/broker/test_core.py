@@ -526,18 +526,28 @@ def spilling(bench: Bench) -> None:
     bench.hear(b"ingest", Dropped(LANE.endpoint, 12, [(0, 4)], "spilling"))
     bench.sink(Expect, "run", "eiger", 0, 4, [])
     bench.close(4)
+    nothing_left(bench)
+
+
+def nothing_left(bench: Bench) -> None:
+    """Let the ingest say that the ledger knows all that it has spilled."""
     bench.hear(b"ingest", Gauge(1, [SeriesGauge(LANE.endpoint, 12, 1.0)]))
 
 
 def test_only_an_ingest_that_begins_anew_leaves_doubt_of_what_it_has_spilled(bench: Bench) -> None:
     spilling(bench)
     lane = bench.core.runs.streams[0].lane
+    bench.wait(1.1, alive=(b"w", b"ingest"))
+    nothing_left(bench)
+    bench.wait(0.1, alive=(b"w", b"ingest"))
     bench.worker(b"another")
     bench.ingest()
     assert not lane.may_be_spilled(99, bench.now)
     bench.hear(b"other", Hello(1, "ingest", "other", 1))
     assert lane.may_be_spilled(99, bench.now), "it may have been here before the broker was"
-    lane.sure()
+    nothing_left(bench)
+    assert not lane.may_be_spilled(99, bench.now)
+    bench.wait(0.1, alive=(b"ingest",))
     bench.hear(b"ingest", Hello(1, "ingest", "ingest", 2))
     assert lane.may_be_spilled(99, bench.now)
 
@@ -545,7 +555,9 @@ def test_only_an_ingest_that_begins_anew_leaves_doubt_of_what_it_has_spilled(ben
 def test_an_ingest_that_is_lost_leaves_doubt_of_what_it_has_spilled(bench: Bench) -> None:
     spilling(bench)
     lane = bench.core.runs.streams[0].lane
-    bench.wait(4, alive=(b"ingest",))
+    bench.wait(1.1, alive=(b"ingest",))
+    nothing_left(bench)
+    bench.wait(3, alive=(b"ingest",))
     assert bench.core.peers.get(b"w") is None
     assert not lane.may_be_spilled(99, bench.now), "a worker has spilled nothing"
     bench.wait(4)
@@ -591,7 +603,10 @@ def test_what_could_not_be_spilled_is_lost_in_whatever_order_that_is_said(bench:
     bench.hear(b"ingest", Dropped(LANE.endpoint, 12, [(0, 4)], "spill-full"))
     if late:
         bench.hear(b"ingest", Dropped(LANE.endpoint, 12, [(0, 4)], "spilling"))
-    bench.wait(1, alive=(b"w", b"ingest"))
+    bench.wait(1.1, alive=(b"w", b"ingest"))
+    assert bench.work() == []
+    nothing_left(bench)
+    bench.wait(0.1, alive=(b"w", b"ingest"))
     (work,) = bench.work()
     assert {each.reason for each in work.absent} == {"dropped: spill-full, and no file was announced that has image"}
 

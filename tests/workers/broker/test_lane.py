@@ -100,7 +100,7 @@ def test_drops_are_counted_once_by_cause_and_the_causes_are_bounded() -> None:
 
 def test_what_is_being_spilled_is_waited_for_until_it_is_in_a_file_or_its_ingest_ends() -> None:
     one = lane(spills=True)
-    one.sure()
+    one.gauge(True, 100.0)
     one.spilling("i", [(0, 4)], 101.0)
     one.spilling("j", [(4, 8)], 101.0)
     assert one.high == 7
@@ -135,7 +135,7 @@ def test_at_first_nobody_knows_what_ingests_before_have_spilled(spills: bool, un
 
 def test_what_is_in_a_file_of_the_pool_had_come_and_a_word_of_one_under_way_lasts_for_a_while() -> None:
     one = lane(spills=True)
-    one.sure()
+    one.gauge(True, 100.0)
     one.spill(4, 8, 100.0)
     assert one.high == 7
     one.spilling("i", [(8, 9)], 128.0)
@@ -144,9 +144,37 @@ def test_what_is_in_a_file_of_the_pool_had_come_and_a_word_of_one_under_way_last
 
 def test_who_spills_what_of_a_stream_that_is_not_known_is_not_known_either() -> None:
     one = lane(spills=True)
-    one.sure()
+    one.gauge(True, 100.0)
     one.spilling("", [(0, 2)], 101.0)
     one.doubt("any", 102.0)
-    one.sure()
+    one.gauge(True, 102.0)
     assert not one.may_be_spilled(0, 102.0)
     assert one.why(1) == "it was being spilled when its ingest ended"
+
+
+def test_when_nothing_more_comes_an_ingest_has_to_say_that_it_has_nothing_left() -> None:
+    one = lane(spills=True)
+    one.gauge(True, 101.0)
+    one.came(3, 110.0)
+    assert not one.may_be_spilled(4, 110.0), "the run goes on, and so it isn't lost yet"
+    one.close(109.0)
+    ends = 110.0 + 2 * LATE
+    assert one.may_be_spilled(4, ends), "a word of it may have been lost since"
+    one.gauge(True, ends - 0.1)
+    assert one.may_be_spilled(4, ends), "the ingest may not have had the last frame then"
+    one.gauge(True, ends)
+    assert not one.may_be_spilled(4, ends)
+    one.gauge(False, ends + 1.0)
+    assert one.may_be_spilled(4, ends + PATIENCE + 0.9), "it is patience with an ingest that is silent"
+    assert not one.may_be_spilled(4, ends + PATIENCE + 1.0)
+    one.end()
+    one.gauge(True, 200.0)
+    assert not one.may_be_spilled(4, 200.0)
+
+
+def test_of_a_lane_that_is_no_more_it_is_enough_what_was_said_before() -> None:
+    one = lane(spills=True)
+    one.gauge(True, 101.0)
+    one.close(109.0)
+    one.end()
+    assert not one.may_be_spilled(4, 109.0)

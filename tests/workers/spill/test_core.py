@@ -30,6 +30,20 @@ def test_a_stream_is_searched_for_once_and_by_each_new_spiller_until_it_was() ->
     assert book.account(CLAIM) == (0, 0, False)
     book.searched(Searched("run", "eiger"))
     assert book.again() == [order]
+
+
+def test_nothing_is_left_when_nothing_is_being_written_that_was_not_given_up() -> None:
+    book = SpillBook(4096)
+    book.claim(CLAIM)
+    book.searched(Searched("run", "eiger"))
+    other = Claim(CLAIM.endpoint, 7, "run", "another", "image", 4, "spill")
+    book.claim(other)
+    assert book.account(CLAIM) == (0, 0, True)
+    put(book, 3)
+    assert book.account(CLAIM) == (0, 0, False)
+    book.searched(Searched("run", "another"))
+    assert book.account(other) == (0, 0, True), "another stream's frames"
+    assert len(book.overdue(PATIENCE + 0.1)) == 1
     assert book.account(CLAIM) == (0, 0, True)
 
 
