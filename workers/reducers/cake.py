@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
@@ -21,11 +21,10 @@ MOST_BINS = 4_000_000
 class Parameters(integration.Parameters, frozen=True, kw_only=True):
     """What a recipe of this reducer may say besides :class:`.integration.Parameters`.
 
-    ``azimuthal_bins`` : bins of the azimuth. ``method`` isn't ``"full"``: pyFAI's table for that was seen to come out
-    differently when it was made again, and a frame must have one answer.
+    ``azimuthal_bins`` : bins of the azimuth. With ``method`` ``"full"`` the first pixel that isn't masked doesn't
+    count: pyFAI has no certain coefficients for it.
     """
 
-    method: Literal["bbox", "no"] = "bbox"
     azimuthal_bins: Annotated[int, Meta(ge=1, le=3600)] = 360
 
 

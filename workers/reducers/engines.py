@@ -109,6 +109,7 @@ class Reference(_FrameByFrame):
     def _one(self, frame: Array) -> dict[str, Any]:
         counts = frame.astype(np.float64)
         counts[excluded(frame, self._cutoff)] = np.nan  # pyFAI leaves these out
+        counts[self._operator.norm == 0] = np.nan
         model = "poisson" if self._sigma else None
         image = counts.astype(np.float32).reshape(self._operator.shape)
         result, _ = self._integrate(image, error_model=model)

@@ -164,9 +164,11 @@ class Integration(Reducer):
             "mask": mask,
         }
         _, axes = self.integrate(integrator, np.ones(shape, np.float32), **options)
-        operator = Operator.of(
-            integrator, self.dimensions, mask != 0, self.params.polarization, self.params.solid_angle
-        )
+        left_out = mask != 0
+        if self.dimensions == 2 and self.params.method == "full":
+            # Of the first pixel that it splits so, pyFAI's table (2026.9) has whatever was in memory before.
+            left_out.ravel()[left_out.argmin()] = True
+        operator = Operator.of(integrator, self.dimensions, left_out, self.params.polarization, self.params.solid_angle)
         sigma, cutoff = self.params.sigma, self.params.cutoff
         if self.params.engine == "pyfai":
             integrate = partial(self.integrate, integrator, **options)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from haltere.workers.assets import AssetStore
 from haltere.workers.errors import ReductionError
 from haltere.workers.recipes import Recipe, build
 from haltere.workers.reducers.base import Batch, Partial, Setup
@@ -33,12 +34,16 @@ TILTED = {
 }
 
 
-def ready(shape: tuple[int, int], dtype: str, **params: Any) -> tuple[Cake, dict[str, NDArray[Any]]]:
+def ready(
+    shape: tuple[int, int], dtype: str, assets: Path = Path("nowhere"), **params: Any
+) -> tuple[Cake, dict[str, NDArray[Any]]]:
     """Return a reducer that went through JSON and is set up, and its axes."""
+    if "mask" in params:
+        params["assets"] = AssetStore(assets)
     recipe = Recipe("cake", "cake", "eiger", json.loads(json.dumps(recipe_params(**params))))
     reducer = build(recipe.spec())
     assert isinstance(reducer, Cake)
-    return reducer, reducer.setup(Setup((InputSpec("image", shape, np.dtype(dtype).str),), Path("nowhere")))
+    return reducer, reducer.setup(Setup((InputSpec("image", shape, np.dtype(dtype).str),), assets))
 
 
 def agree(frames: NDArray[Any], **params: Any) -> Partial:
@@ -60,7 +65,7 @@ def agree(frames: NDArray[Any], **params: Any) -> Partial:
     return made["kernel"]
 
 
-@pytest.mark.parametrize("method", ["no", "bbox"])
+@pytest.mark.parametrize("method", ["no", "bbox", "full"])
 @pytest.mark.parametrize("sector", [None, (-60.0, 45.0)])
 def test_pictures_equal_pyfais(method: str, sector: tuple[float, float] | None) -> None:
     frames = np.random.default_rng(1).poisson(20, (3, 61, 107)).astype("<u2")
@@ -74,7 +79,7 @@ def test_pictures_equal_pyfais(method: str, sector: tuple[float, float] | None) 
     shape=st.tuples(st.integers(8, 50), st.integers(8, 70)),
     dtype=st.sampled_from(["<u1", "<u2", "<u4"]),
     orientation=st.integers(1, 4),
-    method=st.sampled_from(["no", "bbox"]),
+    method=st.sampled_from(["no", "bbox", "full"]),
     solid_angle=st.booleans(),
     poni=st.tuples(st.floats(-0.01, 0.02), st.floats(-0.01, 0.02)),
     cutoff=st.sampled_from([None, 12.0]),
@@ -94,6 +99,24 @@ def test_pictures_equal_pyfais_for_any_shape_orientation_and_place_of_the_beam(
     agree(frames, poni=place, bins=20, azimuthal_bins=12, **options)
 
 
+def test_the_pixel_of_which_pyfai_has_no_certain_coefficients_does_not_count(tmp_path: Path) -> None:
+    shape, dark = (40, 50), np.zeros((40, 50), np.uint8)
+    dark[:3] = 1
+    dark[3, :7] = 1
+    frames = np.ones((1, *shape), "<u2")
+    for mask, first in ((None, 0), (dark, 157)):
+        counted = []
+        for method in ("bbox", "full"):
+            params: dict[str, Any] = {"poni": TILTED, "bins": 30, "azimuthal_bins": 12, "method": method}
+            if mask is not None:
+                params["mask"] = mask
+            reducer, _ = ready(shape, "<u2", assets=tmp_path, **params)
+            frames[0].ravel()[first] = 1000
+            counted.append(reducer.map(Batch(np.arange(1), {"image": frames})).nav["total"][0])
+            frames[0].ravel()[first] = 1
+        assert counted[0] - counted[1] == 1000
+
+
 def test_chunks_give_the_bits_of_frames() -> None:
     frames = np.random.default_rng(1).poisson(20, (5, 61, 107)).astype("<u4")
     reducer, _ = ready((61, 107), "<u4", poni=TILTED, bins=40, azimuthal_bins=30)
@@ -109,7 +132,6 @@ def test_chunks_give_the_bits_of_frames() -> None:
         ({"bins": 100_000, "azimuthal_bins": 3600}, "3600 × 100000 bins are more than 4,000,000"),
         ({"azimuth_range": [40, 20]}, "ascending"),
         ({"azimuthal_bins": 0}, "azimuthal_bins"),
-        ({"method": "full"}, "full"),
     ],
 )
 def test_a_wrong_parameter_is_named(params: dict[str, Any], says: str) -> None:
