@@ -440,6 +440,8 @@ class Ingest(Process):
         now = self.world.now
         greeted = self._epoch >= 0
         self._say(self.core.gauge(self._session, now, self._account) if greeted else Gauge(self._session, []))
+        if not greeted:
+            self._hello()
         for claim, frame in self.book.overdue(now):
             self.core.drop(claim.endpoint, claim.series, frame, SPILL_SLOW)
         for message in self.book.due(now):

@@ -132,7 +132,9 @@ class Lane:
             self.came(stop - 1, now)
 
     def spill(self, first: int, stop: int, now: float) -> None:
-        """Note frames that are in a file of the pool's."""
+        """Note frames that are in a file of the pool's; said again it is no sign that anything comes."""
+        if self._spilled.covers(first, stop):
+            return
         self._spilled.add(first, stop)
         self._gone.add(first, stop)
         self._written(first, stop)

@@ -150,7 +150,10 @@ class Ingest:
             # Also when nothing else is said: a broker that has started anew learns from it that we are here.
             self._last_beat = now
             # A broker that isn't told yet what is held here must not think that it knows all.
-            self._say(self._spill.gauge(self._session, now) if self._epoch >= 0 else Gauge(self._session, []))
+            greeted = self._epoch >= 0
+            self._say(self._spill.gauge(self._session, now) if greeted else Gauge(self._session, []))
+            if not greeted:  # its answer was lost
+                self._hello()
             self._spill.beat(now)
             self._renew(now)
             self._complain()

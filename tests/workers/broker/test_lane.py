@@ -172,6 +172,18 @@ def test_when_nothing_more_comes_an_ingest_has_to_say_that_it_has_nothing_left()
     assert not one.may_be_spilled(4, 200.0)
 
 
+def test_what_is_said_again_is_no_sign_that_anything_comes() -> None:
+    one = lane(spills=True)
+    one.spill(0, 4, 100.0)
+    one.close(101.0)
+    one.gauge(True, 101.0 + 2 * LATE)
+    one.spill(1, 3, 130.0)
+    assert one.settled(130.0)
+    assert not one.may_be_spilled(9, 130.0)
+    one.spill(3, 5, 131.0)
+    assert not one.settled(131.0)
+
+
 def test_of_a_lane_that_is_no_more_it_is_enough_what_was_said_before() -> None:
     one = lane(spills=True)
     one.gauge(True, 101.0)

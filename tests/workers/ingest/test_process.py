@@ -251,6 +251,16 @@ def test_a_broker_that_starts_anew_hears_of_every_block_again(make_bench: Callab
     assert set(bench.frames(3)) == {0, 1, 2}
 
 
+def test_a_broker_that_does_not_answer_is_greeted_again(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    hellos = bench.hear(Hello, lambda found: len(found) >= 2)
+    assert len({message.session for message in hellos}) == 1, "it has nothing to begin anew"
+    bench.say(Welcome(1, 77, 5000, 50))
+    bench.heard.clear()
+    bench.hear(Gauge, lambda found: len(found) >= 3)
+    assert len([each for each in bench.heard if isinstance(each, Hello)]) <= 1, "one may have been on its way"
+
+
 def test_chaos_drops_whole_groups_by_frame_number(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench(drop_every=2, drop_group=5)
     bench.connect()
