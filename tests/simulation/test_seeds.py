@@ -23,6 +23,7 @@ FOUND = {
     3608: "a worker was sent more than it had given credit for, and kept more results than it may",
     14497: "a frame's every word of being spilled was lost, and it was called lost before it was said again",
     15520: "the same, of a frame that was still being written",
+    3496: "an ingest whose greeting was never answered did nothing, and its frames were waited for without end",
 }
 
 
