@@ -22,7 +22,7 @@ class Parameters(integration.Parameters, frozen=True, kw_only=True):
     """What a recipe of this reducer may say besides :class:`.integration.Parameters`.
 
     ``azimuthal_bins`` : bins of the azimuth. With ``method`` ``"full"`` the first pixel that isn't masked doesn't
-    count: pyFAI has no certain coefficients for it.
+    count: pyFAI has no certain coefficients for it. Bins with less than nothing of a pixel, by rounding, are 0.
     """
 
     azimuthal_bins: Annotated[int, Meta(ge=1, le=3600)] = 360

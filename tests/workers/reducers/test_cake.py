@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -58,9 +58,20 @@ def agree(frames: NDArray[Any], **params: Any) -> Partial:
             assert np.shape(values) == output.shape
             assert output.kind == "const" or made[engine].nav[name].dtype.str == output.dtype
         assert outputs["intensity"].axes == tuple(axes)
+    # Splitting fully leaves bins in which there is no more of a pixel than rounding, or less than nothing.
+    operator = reducer._engine._operator  # type: ignore[attr-defined]
+    norm = np.bincount(
+        np.repeat(np.arange(operator.bins), np.diff(operator.starts)),
+        operator.coefficients * operator.norm[operator.indices],
+        operator.bins,
+    )
+    filled = (abs(norm) > 1e-6) | (norm == 0)
     for engine in ("kernel", "csr"):
         for name, values in made["pyfai"].nav.items():
-            np.testing.assert_allclose(made[engine].nav[name], values, rtol=1e-6, atol=1e-9, err_msg=f"{engine} {name}")
+            ours = made[engine].nav[name]
+            if values.ndim > 1:
+                ours, values = (each.reshape(len(frames), -1)[:, filled] for each in (ours, values))
+            np.testing.assert_allclose(ours, values, rtol=1e-6, atol=1e-9, err_msg=f"{engine} {name}")
     assert made["kernel"].nav["intensity"].any()
     return made["kernel"]
 
@@ -83,6 +94,9 @@ def test_pictures_equal_pyfais(method: str, sector: tuple[float, float] | None) 
     solid_angle=st.booleans(),
     poni=st.tuples(st.floats(-0.01, 0.02), st.floats(-0.01, 0.02)),
     cutoff=st.sampled_from([None, 12.0]),
+)
+@example(
+    shape=(8, 8), dtype="<u1", orientation=1, method="full", solid_angle=False, poni=(0.0078125, 0.0078125), cutoff=None
 )
 def test_pictures_equal_pyfais_for_any_shape_orientation_and_place_of_the_beam(
     shape: tuple[int, int],
