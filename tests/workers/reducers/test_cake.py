@@ -58,14 +58,14 @@ def agree(frames: NDArray[Any], **params: Any) -> Partial:
             assert np.shape(values) == output.shape
             assert output.kind == "const" or made[engine].nav[name].dtype.str == output.dtype
         assert outputs["intensity"].axes == tuple(axes)
-    # Splitting fully leaves bins in which there is no more of a pixel than rounding, or less than nothing.
+    # Splitting fully leaves bins with no more of a pixel than rounding, less than nothing, or only the first one.
     operator = reducer._engine._operator  # type: ignore[attr-defined]
     norm = np.bincount(
         np.repeat(np.arange(operator.bins), np.diff(operator.starts)),
         operator.coefficients * operator.norm[operator.indices],
         operator.bins,
     )
-    filled = (abs(norm) > 1e-6) | (norm == 0)
+    filled = (abs(norm) > 1e-6) | (params.get("method") != "full")
     for engine in ("kernel", "csr"):
         for name, values in made["pyfai"].nav.items():
             ours = made[engine].nav[name]
