@@ -89,7 +89,7 @@ class ImagePart(ABC):
         out
             As :meth:`outputs` gave it.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} counts or adds up, and doesn't say how its results are read")
 
     @abstractmethod
     def reference(self, frame: Array) -> dict[str, Array]:
