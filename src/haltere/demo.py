@@ -9,8 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from .outcome import Outcome, outcome
 from .recording import Recording
@@ -20,9 +19,6 @@ from .workers.errors import SettingsError
 from .workers.pool.file import find, whose
 from .workers.pool.local import Chaos
 from .workers.settings import load
-
-if TYPE_CHECKING:
-    from bluesky import RunEngine
 
 MARK: Final = ".haltere-demo"
 """Stands in a folder that a demo made, so that the next one may replace it."""
@@ -72,8 +68,7 @@ def run(options: Options, *, progress: Callable[[Session], Listener] | None = No
 
 def fly(session: Session, options: Options, progress: Callable[[Session], Listener] | None) -> Outcome:
     """Fly one grid in a running session and wait for its reduction."""
-    from bluesky.utils import RunEngineInterrupted
-
+    from .interrupt import AbortOnInterrupt
     from .plans.fly import fly_grid
 
     points = options.rows * options.columns
@@ -95,34 +90,13 @@ def fly(session: Session, options: Options, progress: Callable[[Session], Listen
         dwell=options.dwell,
         md={"sample": {"name": "simulated"}, "purpose": "demo"},
     )
-    session.RE.context_managers = [_AbortOnInterrupt]
+    session.RE.context_managers = [AbortOnInterrupt]
     began = perf_counter()
-    try:
-        (raw_uid,) = session.run(plan)
-    except RunEngineInterrupted:
-        raise KeyboardInterrupt from None
+    (raw_uid,) = session.run(plan)
     # As long again as the scan took, and a margin for a loaded machine: the backfill reads while it reduces.
     stop = session.wait(raw_uid, timeout=120 + 4 * points * options.dwell)
     wall = perf_counter() - began
     return outcome(raw_uid, stop, session.pool, wall, session.directory / "catalog")
-
-
-class _AbortOnInterrupt:
-    """Lets Ctrl-C end the scan, its files closed; bluesky's own would pause it for a prompt that isn't there."""
-
-    def __init__(self, engine: RunEngine) -> None:
-        self._engine = engine
-
-    def __enter__(self) -> None:
-        self._before = signal.signal(signal.SIGINT, self._abort)
-
-    def __exit__(self, *of_the_plan: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-    def _abort(self, number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, self._before)  # a second Ctrl-C doesn't wait for anything
-        # The RunEngine takes orders from other threads only: this one waits for the plan's end.
-        threading.Thread(target=self._engine.abort, args=("interrupted",), daemon=True).start()
 
 
 class _Killer:
