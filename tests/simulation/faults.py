@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .pool import Worker
 from .process import Process
 from .scenario import Fault
+from .worker import Worker
 
 if TYPE_CHECKING:
     from .world import World

@@ -11,7 +11,7 @@ from haltere.workers.spill.file import spans
 from haltere.workers.spill.pipe import FULL, Answer, Kind, Order, Put, Refused, Search, Searched, Written
 
 if TYPE_CHECKING:
-    from .pool import Ingest
+    from .ingest import Ingest
     from .world import World
 
 TURN = 4

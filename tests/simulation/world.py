@@ -25,16 +25,19 @@ from haltere.workers.wire.messages import decode
 from haltere.workers.worker import reading, reducing
 
 from .beamline import HELD, RECIPES, Run
+from .broker import Broker
 from .checks import Checks
 from .ends import Catalog, RecorderProcess, Session
 from .faults import Faults
+from .ingest import Ingest
 from .model import Detector, Files, Mapped, Memory, installed
 from .network import Link
-from .pool import Broker, Ingest, Sink, Worker
 from .process import Parts, Process
 from .scenario import HEALED, Scenario, draw
+from .sink import Sink
 from .spiller import SpillFile
 from .timeline import Timeline
+from .worker import Worker
 
 EPOCH = 1_800_000_000.0
 """The wall clock when virtual time begins, s since 1970."""

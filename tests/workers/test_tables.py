@@ -19,11 +19,14 @@ from haltere.workers.worker.unit import UNIT
 
 from ..callbacks import test_processed_documents as processed
 from ..simulation.world import simulate
-from .broker import test_core as broker
+from .broker import bench as broker
+from .broker import test_lost as lost
+from .broker import test_quarantine as quarantine
 from .flying import RUN as RUN_UID
 from .flying import control, results, run_close
 from .processes import test_watch as watch
-from .sink import test_core as sink
+from .sink import bench as sink
+from .sink import test_completion as completion
 from .worker import test_core as worker
 
 TABLES: list[StateTable[Any, Any]] = [BATCH, CURSOR, FRAME, PROCESS, RUN, UNIT]
@@ -115,7 +118,7 @@ def no_worker_comes_as_far_as_a_frame_of_a_file() -> None:
     bench.wait(0.2, alive=(b"w",))
     for _ in range(5):
         (work,) = bench.work()
-        broker.setup_died(bench, work)
+        quarantine.setup_died(bench, work)
     (work,) = bench.work()
     assert len(work.absent) == 4
 
@@ -195,11 +198,11 @@ RARE: list[Callable[[], None]] = [
     no_worker_comes_as_far_as_a_frame_of_a_file,
     no_message_can_name_what_lies_beside_frames_that_came,
     a_run_ends_before_a_batch_that_waits,
-    lambda: broker.test_a_frame_that_is_nowhere_is_lost_with_the_evidence(broker.Bench()),
-    lambda: broker.test_a_frame_that_came_damaged_and_that_no_file_has_is_quarantined_and_not_lost(broker.Bench()),
-    lambda: broker.test_a_frame_is_quarantined_when_it_alone_has_killed_two_workers(broker.Bench()),
-    lambda: broker.test_recipes_that_no_worker_can_set_up_are_not_tried_for_a_while(broker.Bench()),
-    lambda: broker.test_a_batch_whose_files_no_message_can_name_is_quarantined_and_said_so(broker.Bench()),
+    lambda: lost.test_a_frame_that_is_nowhere_is_lost_with_the_evidence(broker.Bench()),
+    lambda: quarantine.test_a_frame_that_came_damaged_and_that_no_file_has_is_quarantined_and_not_lost(broker.Bench()),
+    lambda: quarantine.test_a_frame_is_quarantined_when_it_alone_has_killed_two_workers(broker.Bench()),
+    lambda: quarantine.test_recipes_that_no_worker_can_set_up_are_not_tried_for_a_while(broker.Bench()),
+    lambda: quarantine.test_a_batch_whose_files_no_message_can_name_is_quarantined_and_said_so(broker.Bench()),
     lambda: worker.test_a_result_that_the_sink_refuses_is_let_go_and_the_broker_is_told(worker.greeted()),
     lambda: worker.test_a_result_that_no_sink_wants_is_let_go_and_counted(worker.greeted()),
     lambda: worker.test_a_refusal_of_a_result_that_was_made_anew_meanwhile_is_void(worker.greeted()),
@@ -223,7 +226,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> None:
         play()
     a_run_is_closed_again(tmp_path_factory.mktemp("sink") / "ledger.db")
     restored = sink.Bench(tmp_path_factory.mktemp("sink") / "ledger.db")
-    sink.test_completed_runs_are_not_replayed_and_their_late_results_still_answered(restored)
+    completion.test_completed_runs_are_not_replayed_and_their_late_results_still_answered(restored)
 
 
 @pytest.mark.usefixtures("played")

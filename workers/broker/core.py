@@ -318,7 +318,7 @@ class BrokerCore:
             key = self._series.get((each.endpoint, each.series))
             stream = None if key is None else self.runs.stream(key)
             if stream is not None:
-                stream.lane.gauge(each.searched, now)
+                stream.lane.gauge(each.spills_known, now)
         return [Send(peer, claim) for claim in self._claims() if (claim.endpoint, claim.series) not in heard]
 
     def _claims(self) -> list[Claim]:

@@ -72,8 +72,8 @@ class Series:
         waiting = 0.0 if self.blocked_since is None else now - self.blocked_since
         kept = min(max(self.decimator.kept, 0.0), 1.0)
         where = self.claim.endpoint, self.claim.series
-        frames, size, searched = spilled
-        return SeriesGauge(*where, kept, int(1000 * (self.blocked + waiting)), frames, size, searched)
+        frames, size, known = spilled
+        return SeriesGauge(*where, kept, int(1000 * (self.blocked + waiting)), frames, size, known)
 
 
 def _mib(size: float) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from . import operations as op
+from .cleaning import BAD, VOID, clean
 from .compiling import inner, merged
 from .intrinsics import memory
 from .operations import CROP, FIELDS, REGIONS, RUN, SHRINK
 from .parts import LOT
-from .pixels import BAD, VOID, add_moments, clean, count_bytes, peak, put_values
+from .pixels import add_moments, count_bytes, peak, put_values
 from .shrinking import end_row, shrink
 from .summing import end_sums, sum_tile
 

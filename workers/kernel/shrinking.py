@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from . import operations as op
+from .cells import add_fives, add_pairs, add_threes, add_values, halve, move32, move64
+from .cleaning import BAD
 from .compiling import inner, merged
 from .intrinsics import memory, read8, read16, read32, read64, write32, write64
 from .operations import RUN
-from .pixels import BAD, add_fives, add_pairs, add_threes, add_values, halve, move32, move64, next_byte
+from .pixels import next_byte
 from .tiles import clear
 
 

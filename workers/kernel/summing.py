@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from . import operations as op
+from .cells import add_longs, add_values
+from .cleaning import BAD
 from .compiling import inner
 from .intrinsics import read8
 from .operations import FIELDS, RUN, SUM
-from .pixels import BAD, add_longs, add_values, next_byte
+from .pixels import next_byte
 from .shrinking import count_cells
 
 

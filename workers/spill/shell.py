@@ -141,8 +141,8 @@ class Spill:
         return self._core.gauge(session, now, self._account)
 
     def _account(self, claim: Claim) -> tuple[int, int, bool]:
-        frames, size, searched = self._book.account(claim)
-        return frames, size, searched or self._spiller is None  # it can't: nothing is to be waited for
+        frames, size, known = self._book.account(claim)
+        return frames, size, known or self._spiller is None  # it can't: nothing is to be waited for
 
     def close(self) -> None:
         """Have what is left written, and end."""

@@ -100,7 +100,7 @@ class SeriesGauge(Struct, array_like=True, frozen=True, forbid_unknown_fields=Tr
     blocked_ms: Serial = 0
     spilled: Serial = 0
     spilled_bytes: Serial = 0
-    searched: bool = True
+    spills_known: bool = True
     """All that was spilled is known to the ledger, also what an ingest before this one spilled."""
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from haltere.workers.broker.batch import Key
-from haltere.workers.broker.runs import MAX_RUNS, Runs
+from haltere.workers.broker.runs import MAX_RUNS, Runs, planned_row
 from haltere.workers.wire.messages import (
     Block,
     Done,
@@ -221,3 +222,19 @@ def test_at_the_close_what_no_promise_covers_is_asked_for(runs: Runs, total: int
     )
     runs.close(RunClose(4, "run", [StreamTotal("eiger", total)], "success", b"{}"), 0.0)
     assert runs.lacking is lacking
+
+
+@pytest.mark.parametrize("plan", [b'{"shape": "wide"}', b"no json", b"\xff"])
+def test_a_plan_that_cannot_be_read_has_no_rows(plan: bytes) -> None:
+    assert planned_row(plan) == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "row"),
+    [
+        ([], 0), ([9], 0), ([3, 0], 0), ([3, -2], 0), ([3, 2**40], 0),
+        ([3, 1], 1), ([0, 5], 5), ([2, 0, 5], 5), ([3, 2**40 - 1], 2**40 - 1),
+    ],
+)  # fmt: skip
+def test_the_row_of_a_plan_is_its_last_axis_if_it_has_more_than_one(shape: list[int], row: int) -> None:
+    assert planned_row(msgspec.json.encode({"shape": shape})) == row
