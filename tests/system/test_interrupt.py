@@ -66,9 +66,12 @@ def test_pressed_before_the_first_message_it_aborts_the_plan(engine: Any) -> Non
 
         def __exit__(self, *of_the_plan: object) -> None: ...
 
+    def plan() -> Plan:
+        yield from sleep(LONG)
+
     engine.context_managers = [AbortOnInterrupt, Pressed]
     with pytest.raises(KeyboardInterrupt):
-        engine(sleep(LONG))
+        engine(plan())
     assert engine.state == "idle"
 
 
