@@ -24,7 +24,6 @@ from ..wire.messages import (
     Credit,
     Done,
     Dropped,
-    Drops,
     Expect,
     Frames,
     Gauge,
@@ -40,6 +39,7 @@ from ..wire.messages import (
 )
 from . import accounts as broker_accounts
 from .batch import Held, Key, State
+from .drops import DropReports
 from .peers import Lease, Peer, Peers
 from .queue import Queue
 from .rings import Rings
@@ -54,16 +54,8 @@ SINK: Final = b"\0the sink"
 MAX_CLAIMS: Final = 32
 """Series that ingests are told of; fewer than a :class:`Gauge` has room for."""
 
-
 MAX_ENDPOINTS: Final = 64
 """Detectors that are pulled from; an ingest takes no more."""
-
-
-DROPS_AGAIN: Final = 5.0
-"""Seconds until the sink is told again how many frames were dropped: the word may have been lost."""
-
-MAX_CAUSE: Final = 100
-"""Letters of a cause for drops."""
 
 MAX_PEERS: Final = 1024
 """Workers and ingests at a time; one that is silent is soon forgotten."""
@@ -125,8 +117,7 @@ class BrokerCore:
         self._heard_sink = float("-inf")
         self._asked_sink = float("-inf")
         self._beaten = float("-inf")
-        self._told_drops: dict[Key, tuple[int, float]] = {}
-        """Of each stream how many drops the sink was told of last, and when."""
+        self._drops = DropReports(epoch)
         self._of_sink: dict[type[Message], Callable[..., list[Send]]] = {
             RunOpen: self._run_open,
             StreamOpen: self._stream_open,
@@ -197,7 +188,8 @@ class BrokerCore:
             self._beaten = now
             out += [Send(peer.peer, self._welcome()) for peer in self.peers.of("worker")]
         # First the drops: with the last of the work that follows the account of its run is closed.
-        return out + self._drops(now) + self._sync(now) + self.pump(now)
+        out += [Send(SINK, report) for report in self._drops.due(self.runs.streams, now)]
+        return out + self._sync(now) + self.pump(now)
 
     def pump(self, now: float) -> list[Send]:
         """Give work to whoever has credit, and blocks back to the rings."""
@@ -211,7 +203,7 @@ class BrokerCore:
     # --- from the sink ----------------------------------------------------------------------------------------------
 
     def _sink_welcome(self, message: Welcome, now: float) -> list[Send]:
-        self._told_drops.clear()  # it may be another, that knows only what was committed
+        self._drops.repeat()
         for uid in self.runs.welcome(message):
             self.counts["runs that the sink closed unheard"] += 1
             self._forget(uid, now)
@@ -426,22 +418,6 @@ class BrokerCore:
             return [Send(SINK, Hello(VERSION, "broker", "broker", self.epoch))]
         return []
 
-    def _drops(self, now: float) -> list[Send]:
-        """Tell the sink of the frames that were dropped, where there are more of them, and now and then."""
-        out = []
-        for stream in self.runs.streams:
-            count, at = self._told_drops.get(stream.key, (0, float("-inf")))
-            total = stream.lane.dropped.total()
-            if total and not stream.complete and (total != count or now - at >= DROPS_AGAIN):
-                self._told_drops[stream.key] = total, now
-                # Of one stream the causes are few; cut, two may be the same.
-                causes: Counter[str] = Counter()
-                for cause, frames in stream.lane.dropped.items():
-                    causes[cause[:MAX_CAUSE]] += frames
-                told = [(cause, min(frames, 2**40 - 1)) for cause, frames in causes.items()]
-                out.append(Send(SINK, Drops(stream.key.run, stream.key.stream, self.epoch, told)))
-        return out
-
     def _let_go(self, blocks: Iterable[Held]) -> None:
         """Free what came of a series that nobody claimed: too many, or too long ago."""
         some = list(blocks)
@@ -502,7 +478,7 @@ class BrokerCore:
         for stream in self.runs.forget(uid):
             self._collect(stream)
             self._queue.forget(stream.key)
-            self._told_drops.pop(stream.key, None)
+            self._drops.forget(stream.key)
             self.peers.forget(stream.key, now)
         self._series = {lane: key for lane, key in self._series.items() if self.runs.stream(key) is not None}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from haltere.workers.broker.core import DROPS_AGAIN, SINK
+from haltere.workers.broker.core import SINK
+from haltere.workers.broker.drops import AGAIN
 from haltere.workers.wire.messages import Dropped, Drops, Welcome
 
 from .bench import LANE, Bench
@@ -39,7 +40,7 @@ def test_the_sink_is_told_of_drops_when_there_are_more_and_now_and_then(bench: B
 def test_the_sink_is_told_of_drops_again_after_a_while(bench: Bench) -> None:
     bench.open()
     bench.hear(b"ingest", Dropped(LANE.endpoint, 12, [(2, 3)], "ring-full"))
-    again = 100.0 + DROPS_AGAIN
+    again = 100.0 + AGAIN
     told = [
         now
         for now in (100.0, again - 0.25, again, again + 0.25)

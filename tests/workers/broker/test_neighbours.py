@@ -202,9 +202,9 @@ def test_of_a_run_that_is_let_go_nothing_is_kept_and_of_others_everything(bench:
     bench.wait(0.05)
     core, worker = bench.core, bench.core.peers.get(b"w")
     assert worker is not None
-    assert (len(core._queue), len(core._told_drops), len(core._series), len(worker.leases)) == (1, 1, 2, 1)
+    assert (len(core._queue), len(core._drops._told), len(core._series), len(worker.leases)) == (1, 1, 2, 1)
     bench.sink(RunOpen, "run", "by other recipes", b"{}")
-    assert (len(core._queue), core._told_drops, len(worker.leases)) == (0, {}, 0)
+    assert (len(core._queue), core._drops._told, len(worker.leases)) == (0, {}, 0)
     assert [key.run for key in core._series.values()] == ["other"]
     (freed,) = bench.take(Free)
     assert sorted(freed[1].lives) == list(range(8))
