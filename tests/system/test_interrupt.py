@@ -14,6 +14,8 @@ from bluesky.plan_stubs import close_run, open_run, sleep
 
 from haltere.interrupt import AbortOnInterrupt
 
+from ..devices.hutch import eventually
+
 Plan = Generator[Msg, Any, None]
 LONG = 60.0  # s
 
@@ -96,17 +98,22 @@ def test_pressed_after_the_last_message_it_still_counts(engine: Any, ends: list[
 
 def test_a_second_one_is_what_it_was_before(engine: Any) -> None:
     pressed = threading.Event()
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.set())
+    main = threading.get_ident()
+
+    def heard(number: int, frame: Any) -> None:
+        pressed.set()
 
     def plan() -> Plan:
         yield from open_run()
-        press_by_process()
+        signal.pthread_kill(main, signal.SIGINT)
         try:
             yield from sleep(LONG)
         finally:
-            press_by_process()
+            eventually(lambda: signal.getsignal(signal.SIGINT) is heard, "the first one was taken note of")
+            signal.pthread_kill(main, signal.SIGINT)
             assert pressed.wait(10)
 
+    before = signal.signal(signal.SIGINT, heard)
     try:
         with pytest.raises(KeyboardInterrupt):
             engine(plan())
