@@ -128,7 +128,6 @@ def test_other_signals_abort_nothing(engine: Any, ends: list[str]) -> None:
     def plan() -> Plan:
         yield from open_run()
         os.kill(os.getpid(), signal.SIGUSR1)
-        yield from sleep(0.1)
         yield from close_run()
 
     try:

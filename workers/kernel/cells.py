@@ -1,4 +1,4 @@
-"""Pixels added up in 32 bits: to what is there already, two and two, and then several to a cell.
+"""Pixels added up in 32 bits, to what is there already or two and two; and then several to a cell, and written out.
 
 ``source`` is a tile's memory; a run begins at ``offset`` in its lowest byte plane, and the next one is ``plane`` bytes
 on, as in :mod:`.pixels`.

@@ -75,8 +75,23 @@ class ImagePart(ABC):
         Pieces and smaller frames are ``frames``: the walk writes each where it belongs.
         """
 
+    @abstractmethod
+    def reference(self, frame: Array) -> dict[str, Array]:
+        """Return the same of one decoded frame of any type of pixels, by numpy.
+
+        Raises
+        ------
+        ReductionError
+            It can't be done exactly.
+        """
+
+
+class Tally(ImagePart):
+    """An image part that counts or adds up. Of other parts nothing is to be read: the walk writes what they give."""
+
+    @abstractmethod
     def take(self, results: Array, missing: Array, at: int, out: dict[str, Array]) -> None:
-        """Read a lot: not of pieces and smaller frames.
+        """Read the results of a lot.
 
         Parameters
         ----------
@@ -88,17 +103,6 @@ class ImagePart(ABC):
             Row of the lot's first frame.
         out
             As :meth:`outputs` gave it.
-        """
-        raise NotImplementedError(f"{type(self).__name__} counts or adds up, and doesn't say how its results are read")
-
-    @abstractmethod
-    def reference(self, frame: Array) -> dict[str, Array]:
-        """Return the same of one decoded frame of any type of pixels, by numpy.
-
-        Raises
-        ------
-        ReductionError
-            It can't be done exactly.
         """
 
 
@@ -198,17 +202,17 @@ class Images:
         """Read the results of a lot."""
         apart = self.apart(out)
         for number, (name, each) in enumerate(self._operations.items()):
-            first = int(self._table[number, op.FIRST])
+            part, first = self.parts[name], int(self._table[number, op.FIRST])
+            if not isinstance(part, Tally):
+                continue
             if each.kind == SUM:
                 cells = slice(first, first + each.size)
                 results, missing = state.totals[cells].reshape(each.shape), state.missing[cells].reshape(each.shape)
-            elif each.kind == REGIONS:
+            else:
                 numbers = state.numbers[: LOT * plan.lanes[op.NUMBERS_LANE]].reshape(LOT, -1)
                 results = numbers[:frames, first : first + each.size * NUMBERS].reshape(frames, each.size, NUMBERS)
                 missing = np.empty(0, np.int64)
-            else:
-                continue
-            self.parts[name].take(results, missing, at, apart[name])
+            part.take(results, missing, at, apart[name])
 
     def apart(self, out: Mapping[str, Array]) -> dict[str, dict[str, Array]]:
         """Return each part's outputs under its name."""

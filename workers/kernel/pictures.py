@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import ReductionError
 from . import operations as op
-from .gathering import ImagePart, Operation
+from .gathering import ImagePart, Operation, Tally
 from .left_out import counted, left_out, limit_of
 from .parts import Array, Layout
 from .runs import Rectangle, of_labels, of_rectangles
@@ -161,7 +161,7 @@ class Shrink(_Cells):
         return {"frames": np.where(nothing, dtype.type(void), total.astype(dtype))}
 
 
-class Sum(_Cells):
+class Sum(_Cells, Tally):
     """Frames added up, in cells of ``factor`` × ``factor`` pixels.
 
     Outputs, of all frames together: ``sum`` (rows, columns) int64, counts; ``left_out`` likewise, how many

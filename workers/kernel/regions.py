@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import ReductionError
 from . import operations as op
-from .gathering import ImagePart, Operation
+from .gathering import Operation, Tally
 from .left_out import counted, left_out, limit_of
 from .parts import Array, Layout
 from .runs import Rectangle, of_labels, of_rectangles
@@ -23,7 +23,7 @@ _EXACT: Final = 2.0**52
 
 
 @dataclass(frozen=True, eq=False)
-class Regions(ImagePart):
+class Regions(Tally):
     """Sums over rectangles, which may overlap, or over the pixels of each label.
 
     Outputs per frame and region: ``sum`` int64, counts; ``excluded`` int64, pixels left out: without data, or above
@@ -150,7 +150,7 @@ class Regions(ImagePart):
 
 
 @dataclass(frozen=True, eq=False)
-class Moments(ImagePart):
+class Moments(Tally):
     """The frame as a whole: counts, centre of mass, maximum.
 
     Outputs per frame: ``total`` int64, counts; ``x``, ``y`` float64, pixels; ``maximum`` uint32, counts; ``excluded``
